@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+# Flags that all of our own targets share: link to cardea_options.
+add_library(cardea_options INTERFACE)
+target_compile_options(cardea_options INTERFACE
+  -Wall -Wextra -Wshadow
+  $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
+  $<$<COMPILE_LANGUAGE:CXX>:-Wno-missing-field-initializers>
+  $<$<BOOL:${CARDEA_WARNINGS_AS_ERRORS}>:-Werror>)
+if(CARDEA_SANITIZE)
+  target_compile_options(cardea_options INTERFACE -fsanitize=${CARDEA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+  target_link_options(cardea_options INTERFACE -fsanitize=${CARDEA_SANITIZE})
+  # gcc warns that TSan does not model atomic_thread_fence, which Boost.Asio uses for its own locks.
+  target_compile_options(cardea_options INTERFACE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-tsan>)
+endif()

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// The interface that every transport implements, and what the engine gives it. A transport moves two things between this
+// rank and its peers: small control messages, in order, and chunks of experts, pulled by the rank that wants them.
+//
+// Threads: everything here runs on the engine thread, both calls into the transport and its calls of the listener, except
+// where said otherwise. A transport never calls the listener from inside a call made to it: it posts.
+//
+// Faults: bytes from a peer are data. A peer that sends nonsense is reported by on_peer_lost (PROTOCOL) and disconnected;
+// nothing in a message can make a transport write outside the destination of a chunk that this rank has started.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "lib/base/status.h"
+#include "lib/base/types.h"
+
+namespace cardea::transport {
+
+/// Names a chunk in flight to whoever started it. Never reused within a transport.
+using ChunkToken = std::uint64_t;
+
+/// Memory of one rank as others know it: numbered by its owner, never reused.
+struct RegionKey {
+  Rank owner = kNoRank;
+  std::uint32_t region = 0;
+  friend auto operator<=>(const RegionKey&, const RegionKey&) = default;
+};
+
+/// Which expert a chunk is part of. Offsets of chunks count in its packed form (core/segment_layout.h).
+struct ExpertAddress {
+  LayerKey layer;
+  ExpertIndex expert = 0;
+  Version version = 0;
+};
+
+/// Part of a peer's region.
+struct RemotePiece {
+  RegionKey region;
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+};
+
+/// One chunk to be pulled. `destination` and `source_pieces` describe the same payload bytes in the same order, cut where
+/// their own memory is not contiguous, so they may differ in number; each adds up to the payload.
+struct ChunkOrder {
+  ChunkToken token = 0;
+  Rank source = kNoRank;
+  ExpertAddress expert;
+  std::uint64_t offset = 0;                // in the packed expert; padding between segments is not moved
+  std::uint64_t bytes = 0;                 // length of the range in the packed expert, padding included
+  std::vector<iovec> destination;          // valid and unmoved until on_chunk_done
+  std::vector<RemotePiece> source_pieces;  // for transports that read the source's memory by themselves
+  /// Where the source keeps the layer's version, 8 bytes. A transport that reads the source's memory by itself reads it
+  /// after the payload and completes with STALE when it differs from expert.version. bytes == 0: not checked.
+  RemotePiece stamp;
+};
+
+/// What a source lends a peer that asked for a chunk: where the payload lies. It stays readable until the lease is
+/// returned; the layer cannot be collected before.
+struct Lease {
+  std::uint64_t id = 0;
+  std::vector<iovec> pieces;
+};
+
+/// The engine, seen from a transport.
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  virtual void on_message(Rank from, ByteView message) = 0;
+  /// Exactly once for every started chunk. After a failure the destination is not written any more.
+  virtual void on_chunk_done(ChunkToken token, const Status& status) = 0;
+  /// At most once per peer; chunks in flight from it have been completed with PEER_LOST before.
+  virtual void on_peer_lost(Rank peer, const Status& why) = 0;
+  /// A peer asks for a chunk. STALE (retired version), INVALID_ARGUMENT (no such expert here, or range outside of it).
+  virtual Result<Lease> lend(Rank asker, const ExpertAddress& expert, std::uint64_t offset, std::uint64_t bytes) = 0;
+  virtual void give_back(std::uint64_t lease, std::uint64_t bytes_sent) = 0;
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  virtual std::string_view name() const = 0;  // "shm", "ucx", "sim"
+
+  /// How a peer reaches this rank; exchanged by the bootstrap. Any thread, before connect.
+  virtual Bytes address() const = 0;
+  /// Tells the addresses of the peers that this transport serves. Opens nothing that can be opened later.
+  virtual Status connect(std::span<const std::pair<Rank, Bytes>> peers) = 0;
+
+  /// Queues a message; those to one peer arrive in order, also relative to regions offered before. Failure is reported by
+  /// on_peer_lost. At most kMaxMessage bytes.
+  virtual void send(Rank peer, Bytes message) = 0;
+  static constexpr std::size_t kMaxMessage = 4 << 20;
+
+  /// Makes memory of this rank readable for `peers`, and returns what `accept` needs on their side, to be sent by the
+  /// caller as part of a message. `memfd` is -1 for memory that cannot be mapped. Idempotent per region and peer.
+  virtual Result<Bytes> offer(std::uint32_t region, void* base, std::uint64_t bytes, int memfd, std::span<const Rank> peers) = 0;
+  virtual void withdraw(std::uint32_t region) = 0;
+  /// Takes note of a peer's region. `descriptor` is what its offer returned. PROTOCOL if it makes no sense.
+  virtual Status accept(RegionKey region, std::uint64_t bytes, ByteView descriptor) = 0;
+  virtual void forget(RegionKey region) = 0;
+  /// Where an accepted region is mapped in this process, read-only; null if it must be copied from.
+  virtual const std::byte* mapped(RegionKey region) const = 0;
+
+  /// Starts pulling a chunk. Completion, failure included, comes by on_chunk_done.
+  virtual void start(ChunkOrder order) = 0;
+
+  /// Declares a peer lost from above: its chunks complete with PEER_LOST, its messages are ignored from now on.
+  virtual void disconnect(Rank peer) = 0;
+
+  /// Completes all chunks (CANCELED), lets queued messages leave for a short while, closes everything; `done` runs once,
+  /// when nothing writes into this process's memory any more. No listener calls after it.
+  virtual void close(std::function<void()> done) = 0;
+};
+
+}  // namespace cardea::transport

@@ -413,7 +413,7 @@ typedef struct cardea_expert_table {
   uint32_t num_experts, num_segments;
 } cardea_expert_table_t;
 #define CARDEA_EXPERT_TABLE_INIT {sizeof(cardea_expert_table_t), NULL, 0, 0}
-CARDEA_API cardea_status_t cardea_expert_table(cardea_layer_t layer, cardea_expert_table_t *table) CARDEA_NOEXCEPT;
+CARDEA_API cardea_status_t cardea_layer_table(cardea_layer_t layer, cardea_expert_table_t *table) CARDEA_NOEXCEPT;
 
 /* ---------------------------------------------------------------- slabs */
 

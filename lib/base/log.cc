@@ -30,10 +30,13 @@ Status configure_from_environment() {
   return Status::error(CARDEA_ERR_CONFIGURATION, "CARDEA_DEBUG is \"{}\"; it takes ERROR, WARN, INFO or TRACE", text);
 }
 
-bool enabled(Level level) { return static_cast<int>(level) <= threshold.load(std::memory_order_relaxed); }
+bool enabled(Level level) {
+  return static_cast<int>(level) <= threshold.load(std::memory_order_relaxed);
+}
 
 void write(Level level, std::string_view who, std::string_view subsystem, std::string_view text) {
-  const std::string line = fmt::format("cardea[{}] {} {}: {}\n", who, kNames[static_cast<std::size_t>(level)], subsystem, text);
+  const std::string line =
+      fmt::format("cardea[{}] {} {}: {}\n", who, kNames[static_cast<std::size_t>(level)], subsystem, text);
   // One write call per line keeps lines of several processes whole.
   [[maybe_unused]] const auto written = ::write(STDERR_FILENO, line.data(), line.size());
 }

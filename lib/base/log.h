@@ -22,7 +22,8 @@ bool enabled(Level level);
 void write(Level level, std::string_view who, std::string_view subsystem, std::string_view text);
 
 template <typename... Args>
-void print(Level level, std::string_view who, std::string_view subsystem, fmt::format_string<Args...> format, Args&&... args) {
+void print(Level level, std::string_view who, std::string_view subsystem, fmt::format_string<Args...> format,
+           Args&&... args) {
   if (enabled(level)) write(level, who, subsystem, fmt::format(format, std::forward<Args>(args)...));
 }
 

@@ -44,7 +44,8 @@ class WireReader {
   T number() {
     const ByteView raw = take(sizeof(T));
     T value = 0;
-    for (std::size_t i = 0; i < raw.size(); ++i) value |= static_cast<T>(static_cast<T>(std::to_integer<unsigned>(raw[i])) << (8 * i));
+    for (std::size_t i = 0; i < raw.size(); ++i)
+      value |= static_cast<T>(static_cast<T>(std::to_integer<unsigned>(raw[i])) << (8 * i));
     return value;
   }
   /// A number that must lie in [least, most].

@@ -101,7 +101,8 @@ class Transport {
 
   /// Makes memory of this rank readable for `peers`, and returns what `accept` needs on their side, to be sent by the
   /// caller as part of a message. `memfd` is -1 for memory that cannot be mapped. Idempotent per region and peer.
-  virtual Result<Bytes> offer(std::uint32_t region, void* base, std::uint64_t bytes, int memfd, std::span<const Rank> peers) = 0;
+  virtual Result<Bytes> offer(std::uint32_t region, void* base, std::uint64_t bytes, int memfd,
+                              std::span<const Rank> peers) = 0;
   virtual void withdraw(std::uint32_t region) = 0;
   /// Takes note of a peer's region. `descriptor` is what its offer returned. PROTOCOL if it makes no sense.
   virtual Status accept(RegionKey region, std::uint64_t bytes, ByteView descriptor) = 0;

@@ -6,7 +6,9 @@
 namespace cardea::crypto {
 namespace {
 
-ByteView bytes_of(std::string_view text) { return std::as_bytes(std::span(text)); }
+ByteView bytes_of(std::string_view text) {
+  return std::as_bytes(std::span(text));
+}
 
 TEST(Crypto, HmacAgreesWithRfc4231TestCase2) {
   EXPECT_EQ(hex(hmac(bytes_of("Jefe"), bytes_of("what do ya want for nothing?"))),

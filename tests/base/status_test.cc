@@ -17,7 +17,8 @@ TEST(Status, DefaultIsSuccess) {
 }
 
 TEST(Status, KeepsItsDetailThroughChanges) {
-  const Status status = Status(CARDEA_ERR_STALE, "version 4 was retired", {.layer = 3, .expert = 9}).with_peer(2).within("fetch");
+  const Status status =
+      Status(CARDEA_ERR_STALE, "version 4 was retired", {.layer = 3, .expert = 9}).with_peer(2).within("fetch");
   EXPECT_EQ(status.code(), CARDEA_ERR_STALE);
   EXPECT_EQ(status.message(), "fetch: version 4 was retired");
   EXPECT_EQ(status.detail().peer, 2u);

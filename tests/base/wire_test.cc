@@ -7,7 +7,12 @@ namespace cardea {
 namespace {
 
 Bytes sample() {
-  return WireWriter().number<std::uint16_t>(0x1234).number<std::uint64_t>(UINT64_MAX).text("w13").number<std::uint8_t>(7).take();
+  return WireWriter()
+      .number<std::uint16_t>(0x1234)
+      .number<std::uint64_t>(UINT64_MAX)
+      .text("w13")
+      .number<std::uint8_t>(7)
+      .take();
 }
 
 Status read_sample(ByteView in) {

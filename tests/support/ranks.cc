@@ -107,7 +107,9 @@ SharedBoard::SharedBoard() {
   cells_ = new (memory) Cells{};
 }
 
-SharedBoard::~SharedBoard() { munmap(cells_, sizeof(Cells)); }
+SharedBoard::~SharedBoard() {
+  munmap(cells_, sizeof(Cells));
+}
 
 bool SharedBoard::barrier(unsigned index, unsigned count) {
   auto& arrived = cells_->barriers[index];
@@ -115,9 +117,15 @@ bool SharedBoard::barrier(unsigned index, unsigned count) {
   return poll_until([&] { return arrived.load() >= count; });
 }
 
-void SharedBoard::set(unsigned index, unsigned long value) { cells_->numbers[index].store(value); }
-void SharedBoard::add(unsigned index, unsigned long value) { cells_->numbers[index].fetch_add(value); }
-unsigned long SharedBoard::get(unsigned index) const { return cells_->numbers[index].load(); }
+void SharedBoard::set(unsigned index, unsigned long value) {
+  cells_->numbers[index].store(value);
+}
+void SharedBoard::add(unsigned index, unsigned long value) {
+  cells_->numbers[index].fetch_add(value);
+}
+unsigned long SharedBoard::get(unsigned index) const {
+  return cells_->numbers[index].load();
+}
 
 bool SharedBoard::wait_for(unsigned index, unsigned long value) const {
   return poll_until([&] { return get(index) >= value; });

@@ -14,7 +14,7 @@ namespace cardea::test {
 
 /// How one rank ended.
 struct RankEnd {
-  bool exited = false;     // by itself, with exit_code
+  bool exited = false;  // by itself, with exit_code
   int exit_code = 0;
   int signal = 0;          // else killed by this signal
   bool timed_out = false;  // by the harness, at the deadline
@@ -29,7 +29,8 @@ struct RankOptions {
 };
 
 /// Starts `count` processes that each run body(rank), and judges how they ended.
-std::vector<RankEnd> run_ranks(unsigned count, const std::function<void(unsigned rank)>& body, const RankOptions& options = {});
+std::vector<RankEnd> run_ranks(unsigned count, const std::function<void(unsigned rank)>& body,
+                               const RankOptions& options = {});
 
 /// A barrier and a board of numbers in memory shared by the test and the ranks it starts; make it before run_ranks.
 class SharedBoard {

@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lib/core/core.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "lib/core/core_state.h"
+
+namespace cardea::core {
+namespace {
+
+bool needs_slot(cardea_path_t path, bool into_slots) {
+  return path != CARDEA_PATH_HOME && (path != CARDEA_PATH_NODE_MAPPED || into_slots);
+}
+
+}  // namespace
+
+Core::Core(CoreOptions options, std::vector<LaneLimits> lanes) : options_(options) {
+  for (const LaneLimits& limits : lanes) lanes_.emplace_back(limits);
+}
+
+Core::~Core() = default;
+
+Core::Layer& Core::layer(LayerNumber number) const {
+  return *layers_.at(number);
+}
+Core::Fetch& Core::fetch_of(FetchNumber number) const {
+  return *fetches_.at(number);
+}
+
+// ---------------------------------------------------------------- set-up
+
+LayerNumber Core::add_layer(LayerSpec spec) {
+  const LayerNumber number = next_layer_++;
+  auto added =
+      std::make_unique<Layer>(Layer{number, spec.layer_id, std::move(spec.layout), Versions(std::move(spec.members))});
+  for (const auto& [rank, why] : lost_) added->versions.lose(rank);
+  layers_.emplace(number, std::move(added));
+  return number;
+}
+
+void Core::set_sources(LayerNumber number, std::vector<ExpertSources> experts) {
+  Layer& of = layer(number);
+  const Membership& members = of.versions.members();
+  for (ExpertSources& expert : experts) {
+    std::sort(expert.options.begin(), expert.options.end(), [&](const SourceOption& a, const SourceOption& b) {
+      return std::tuple(a.path, members.stagger(a.rank), a.rank) < std::tuple(b.path, members.stagger(b.rank), b.rank);
+    });
+  }
+  of.experts = std::move(experts);
+}
+
+Status Core::remove_layer(LayerNumber number) {
+  Layer& of = layer(number);
+  if (!of.open.empty()) {
+    std::uint64_t open = 0;
+    for (const auto& [version, count] : of.open) open += count;
+    return Status::error(CARDEA_ERR_BUSY, "layer {} has {} open views or outstanding experts", of.layer_id, open);
+  }
+  if (of.draining != 0) {
+    return Status::error(CARDEA_ERR_BUSY, "layer {} has {} canceled transfers that are not drained yet", of.layer_id,
+                         of.draining);
+  }
+  if (of.lent != 0)
+    return Status::error(CARDEA_ERR_BUSY, "layer {}: {} chunks are being sent to other ranks", of.layer_id, of.lent);
+  drop_spares(number, kNoVersion);
+  layers_.erase(number);
+  return {};
+}
+
+SlabNumber Core::add_slab(std::uint32_t slots) {
+  const SlabNumber number = next_slab_++;
+  auto added = std::make_unique<Slab>(Slab{number, Slots(slots), std::vector<TransferNumber>(slots, 0)});
+  slabs_.emplace(number, std::move(added));
+  return number;
+}
+
+Status Core::remove_slab(SlabNumber number) {
+  Slab& slab = *slabs_.at(number);
+  const std::uint32_t used = slab.slots.count() - slab.slots.available();
+  if (used != 0) return Status::error(CARDEA_ERR_BUSY, "{} slots of the slab are in use", used);
+  for (const auto& queue : slab.starved) {
+    for (const WantRef& entry : queue) {
+      if (fetches_.contains(entry.fetch)) return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
+    }
+  }
+  while (const auto spare = slab.slots.oldest_spare()) drop_spare(slab, *spare);
+  slabs_.erase(number);
+  return {};
+}
+
+std::uint32_t Core::available_slots(SlabNumber slab) const {
+  return slabs_.at(slab)->slots.available();
+}
+
+// ---------------------------------------------------------------- fetches
+
+Core::Choice Core::choose(const Layer& of, ExpertIndex expert, Version version) const {
+  Choice choice{.kind = Choice::Kind::kLost, .source = nullptr, .why = {}};
+  for (const SourceOption& option : of.experts[expert].options) {
+    const auto lost = lost_.find(option.rank);
+    const bool gone = of.left.contains(option.rank);
+    // What is mapped stays readable when its rank has died; what it has withdrawn does not.
+    if (gone || (lost != lost_.end() && option.path != CARDEA_PATH_NODE_MAPPED)) {
+      if (choice.kind == Choice::Kind::kLost) {
+        choice.why = gone ? Status::error(CARDEA_ERR_PEER_LOST, "rank {} has left layer {}", option.rank, of.layer_id)
+                                .with_peer(option.rank)
+                          : lost->second;
+      }
+      continue;
+    }
+    const Version published = of.versions.published(option.rank);
+    if (published == version) return {Choice::Kind::kUse, &option, {}};
+    const bool to_come = published == kNoVersion || published < version;
+    if (to_come && lost == lost_.end()) {
+      if (choice.kind != Choice::Kind::kPark) choice = {Choice::Kind::kPark, &option, {}};
+    } else if (choice.kind != Choice::Kind::kPark) {
+      choice = {Choice::Kind::kStale, &option,
+                Status::error(CARDEA_ERR_STALE, "version {} of layer {} was retired by rank {}, which has published {}",
+                              version, of.layer_id, option.rank, published)
+                    .with_peer(option.rank)};
+    }
+  }
+  return choice;
+}
+
+Status Core::check(const FetchSpec& spec, const Layer& of) const {
+  if (of.finished(spec.version)) {
+    return Status::error(CARDEA_ERR_STALE, "this rank has finished version {} of layer {}", spec.version, of.layer_id);
+  }
+  std::vector<bool> seen(of.experts.size(), false);
+  std::uint32_t slots = 0;
+  for (const ExpertIndex expert : spec.experts) {
+    const auto wrong = [&](std::string what) {
+      return Status(CARDEA_ERR_INVALID_ARGUMENT, std::move(what), {.layer = of.layer_id, .expert = expert});
+    };
+    if (expert >= of.experts.size()) {
+      return wrong(fmt::format("expert {} of layer {}, which has {}", expert, of.layer_id, of.experts.size()));
+    }
+    if (seen[expert]) return wrong(fmt::format("expert {} is asked for twice", expert));
+    seen[expert] = true;
+    const cardea_path_t path = of.experts[expert].options.front().path;
+    if (!needs_slot(path, spec.into_slots)) continue;
+    ++slots;
+    if (!spec.slab)
+      return wrong(fmt::format("expert {} of layer {} must be copied, and neither fetch nor layer names a slab", expert,
+                               of.layer_id));
+  }
+  if (spec.gang && spec.slab) {
+    const std::uint32_t have = slabs_.at(*spec.slab)->slots.count();
+    if (slots > have) return Status::error(CARDEA_ERR_LIMIT, "a gang of {} slots; the slab has {}", slots, have);
+  }
+  return {};
+}
+
+std::vector<ExpertIndex> Core::in_order(const FetchSpec& spec, const Layer& of) const {
+  // Experts that come over the network start first, since they take longest; those already here are ready at once in any
+  // case. Within each, sources go round from the one after this rank.
+  const auto place = [&](ExpertIndex expert) {
+    const SourceOption& source = of.experts[expert].options.front();
+    const auto stagger = options_.stagger ? of.versions.members().stagger(source.rank) : std::pair(0u, source.rank);
+    return std::tuple(-static_cast<int>(source.path), stagger);
+  };
+  std::vector<ExpertIndex> experts = spec.experts;
+  std::stable_sort(experts.begin(), experts.end(), [&](ExpertIndex a, ExpertIndex b) { return place(a) < place(b); });
+  return experts;
+}
+
+Result<FetchNumber> Core::fetch(const FetchSpec& spec, Clock::time_point now) {
+  Layer& of = layer(spec.layer);
+  if (const Status status = check(spec, of); !status.ok()) return status;
+
+  const FetchNumber number = next_fetch_++;
+  auto& created = *fetches_.emplace(number, std::make_unique<Fetch>()).first->second;
+  created.number = number;
+  created.spec = spec;
+  created.submitted = now;
+  for (const ExpertIndex expert : in_order(spec, of)) {
+    Want want;
+    want.expert = expert;
+    created.wants.push_back(std::move(want));
+  }
+  created.spec.experts.clear();
+  created.in_state[static_cast<std::size_t>(Want::State::kNew)] = static_cast<std::uint32_t>(created.wants.size());
+  of.open[spec.version] += static_cast<std::uint32_t>(created.wants.size());
+  for (std::size_t i = 0; i < created.wants.size(); ++i) advance(created, i, now);
+  queue_gang(created, now);
+  if (spec.deadline && created.outstanding() != 0) deadlines_.emplace(*spec.deadline, number);
+  return number;
+}
+
+void Core::advance(Fetch& of, std::size_t index, Clock::time_point now) {
+  Want& want = of.wants[index];
+  Layer& in = layer(of.spec.layer);
+  const Choice choice = choose(in, want.expert, of.spec.version);
+  switch (choice.kind) {
+    case Choice::Kind::kLost:
+    case Choice::Kind::kStale:
+      return fail(of, index, choice.why, now);
+    case Choice::Kind::kPark:
+      of.move(want, Want::State::kParked);
+      in.parked.push_back({of.number, index});
+      return;
+    case Choice::Kind::kUse:
+      break;
+  }
+  want.source = *choice.source;
+  if (!needs_slot(want.source.path, of.spec.into_slots)) return make_ready(of, index, now);
+  if (want.source.path == CARDEA_PATH_NODE_MAPPED) want.source.path = CARDEA_PATH_NODE_COPY;
+  if (!of.spec.slab) {
+    // The source that needed none is gone, and the one that is left must be copied from.
+    return fail(of, index,
+                Status(CARDEA_ERR_INVALID_ARGUMENT, "the expert must be copied, and neither fetch nor layer names a slab"),
+                now);
+  }
+  starve(of, index, now);
+}
+
+void Core::make_ready(Fetch& of, std::size_t index, Clock::time_point now) {
+  Want& want = of.wants[index];
+  want.ready_after = now - of.submitted;
+  if (of.spec.wants_views) {
+    ++counters_.ready[want.source.path];
+    of.move(want, Want::State::kReady);
+    of.finished.push_back(index);
+  } else {
+    of.move(want, Want::State::kDelivered);  // a prefetch delivers nothing: the slot is spare from now on
+    close_want(layer(of.spec.layer), of.spec.version);
+    if (want.transfer != 0) unpin(*transfers_.at(want.transfer), now);
+  }
+  progress(of);
+}
+
+void Core::fail(Fetch& of, std::size_t index, const Status& status, Clock::time_point now) {
+  Want& want = of.wants[index];
+  Layer& in = layer(of.spec.layer);
+  const TransferNumber transfer = std::exchange(want.transfer, 0);
+  ErrorDetail detail = status.detail();
+  detail.layer = in.layer_id;
+  detail.expert = want.expert;
+  if (detail.path == CARDEA_PATH_NONE) detail.path = want.source.path;
+  want.status = status.with_detail(detail);
+  of.move(want, Want::State::kFailed);
+  of.finished.push_back(index);
+  ++of.failed;
+  ++counters_.failed;
+  if (of.first_failure.ok()) of.first_failure = want.status;
+  close_want(in, of.spec.version);
+  progress(of);
+  if (transfer == 0) return;
+  Transfer& left = *transfers_.at(transfer);
+  std::erase_if(left.waiting, [&](const WantRef& ref) { return ref.fetch == of.number && ref.want == index; });
+  unpin(left, now);
+}
+
+void Core::fail_open(Fetch& of, const Status& status, Clock::time_point now) {
+  for (std::size_t i = 0; i < of.wants.size(); ++i) {
+    const Want::State state = of.wants[i].state;
+    if (state == Want::State::kParked || state == Want::State::kStarved || state == Want::State::kMoving)
+      fail(of, i, status, now);
+  }
+}
+
+void Core::close_want(Layer& of, Version version) {
+  const auto open = of.open.find(version);
+  if (--open->second == 0) of.open.erase(open);
+}
+
+void Core::progress(Fetch& of) {
+  const bool done = of.outstanding() == 0;
+  // Several wants of one fetch often become ready together; one action tells of all.
+  if (!actions_.empty()) {
+    if (auto* last = std::get_if<Progress>(&actions_.back()); last != nullptr && last->fetch == of.number) {
+      last->done = done;
+      return;
+    }
+  }
+  actions_.push_back(Progress{of.number, done});
+}
+
+std::vector<Delivery> Core::take(FetchNumber number, std::size_t max) {
+  Fetch& of = fetch_of(number);
+  std::vector<Delivery> deliveries;
+  while (!of.finished.empty() && deliveries.size() < max) {
+    const std::size_t index = of.finished.front();
+    of.finished.pop_front();
+    Want& want = of.wants[index];
+    Delivery delivery{.view = 0,
+                      .status = want.status,
+                      .expert = want.expert,
+                      .path = want.source.path,
+                      .source = want.source.rank,
+                      .slot = std::nullopt,
+                      .slab = 0,
+                      .segments = of.spec.segments,
+                      .ready_after = want.ready_after};
+    if (want.state == Want::State::kReady) {
+      of.move(want, Want::State::kDelivered);
+      delivery.view = next_view_++;
+      if (want.transfer != 0) {
+        const Transfer& from = *transfers_.at(want.transfer);
+        delivery.slot = from.slot;
+        delivery.slab = from.slab;
+      }
+      views_.emplace(delivery.view, View{of.spec.layer, want.expert, of.spec.version, want.transfer});
+    }
+    deliveries.push_back(std::move(delivery));
+  }
+  return deliveries;
+}
+
+FetchCounts Core::counts(FetchNumber number) const {
+  const Fetch& of = fetch_of(number);
+  FetchCounts counts;
+  counts.experts = static_cast<std::uint32_t>(of.wants.size());
+  counts.ready = of.count(Want::State::kReady);
+  counts.failed = of.failed;
+  counts.delivered = counts.experts - of.outstanding() - static_cast<std::uint32_t>(of.finished.size());
+  counts.parked = of.count(Want::State::kParked);
+  counts.starved = of.count(Want::State::kStarved);
+  counts.moving = of.count(Want::State::kMoving);
+  return counts;
+}
+
+Status Core::first_failure(FetchNumber number) const {
+  return fetch_of(number).first_failure;
+}
+
+void Core::cancel(FetchNumber number, const Status& why, Clock::time_point now) {
+  fail_open(fetch_of(number), why, now);
+}
+
+void Core::cancel_all(const Status& why, Clock::time_point now) {
+  for (const auto& [number, of] : fetches_) fail_open(*of, why, now);
+}
+
+void Core::destroy(FetchNumber number, Clock::time_point now) {
+  Fetch& of = fetch_of(number);
+  fail_open(of, Status(CARDEA_ERR_CANCELED, "the fetch was destroyed"), now);
+  for (const std::size_t index : of.finished) {
+    Want& want = of.wants[index];
+    if (want.state != Want::State::kReady) continue;
+    close_want(layer(of.spec.layer), of.spec.version);
+    if (const TransferNumber transfer = std::exchange(want.transfer, 0); transfer != 0) unpin(*transfers_.at(transfer), now);
+  }
+  if (of.spec.deadline) deadlines_.erase({*of.spec.deadline, number});
+  fetches_.erase(number);
+}
+
+Result<ReleasedView> Core::release(ViewNumber number, Clock::time_point now) {
+  const auto found = views_.find(number);
+  if (found == views_.end()) return Status(CARDEA_ERR_INVALID_HANDLE, "the view was released already, or never delivered");
+  const View view = found->second;
+  views_.erase(found);
+  close_want(layer(view.layer), view.version);
+  if (view.transfer != 0) unpin(*transfers_.at(view.transfer), now);
+  return ReleasedView{view.layer, view.expert};
+}
+
+// ---------------------------------------------------------------- versions
+
+void Core::flush(Layer& of, const std::vector<Notice>& notices) {
+  for (const Notice& notice : notices) actions_.push_back(Tell{of.number, notice});
+}
+
+Status Core::publish(LayerNumber number, Version version, Clock::time_point now) {
+  Layer& of = layer(number);
+  std::vector<Notice> notices;
+  if (const Status status = of.versions.publish(version, notices); !status.ok()) return status;
+  flush(of, notices);
+  unpark(of, now);
+  return {};
+}
+
+Status Core::finish(LayerNumber number, Version version, Clock::time_point) {
+  Layer& of = layer(number);
+  if (of.finishing && version <= *of.finishing)
+    return Status::error(CARDEA_ERR_STALE, "version {} was finished already", version);
+  if (const Status status = of.versions.may_finish(version); !status.ok()) return status;
+  std::uint64_t open = 0;
+  for (auto at = of.open.begin(); at != of.open.end() && at->first <= version; ++at) open += at->second;
+  if (open != 0) {
+    return Status(
+        CARDEA_ERR_BUSY,
+        fmt::format("layer {} has {} open views or outstanding experts up to version {}", of.layer_id, open, version),
+        {.layer = of.layer_id});
+  }
+  drop_spares(number, version);
+  of.finishing = version;
+  send_finish_if_drained(of);
+  return {};
+}
+
+void Core::send_finish_if_drained(Layer& of) {
+  if (!of.finishing || of.draining != 0) return;
+  std::vector<Notice> notices;
+  of.versions.finish(*std::exchange(of.finishing, std::nullopt), notices);
+  flush(of, notices);
+  actions_.push_back(CollectChanged{of.number});
+}
+
+Status Core::collect(LayerNumber number, Version version) {
+  Layer& of = layer(number);
+  if (of.finishing && version <= *of.finishing)
+    return Status(CARDEA_IN_PROGRESS, "canceled transfers of this rank are not drained yet");
+  return of.versions.collect(version, of.lent != 0);
+}
+
+Status Core::lend(LayerNumber number, Version version) {
+  Layer& of = layer(number);
+  if (!of.versions.valid_here(version)) {
+    return Status::error(CARDEA_ERR_STALE, "version {} of layer {} is not published here", version, of.layer_id);
+  }
+  ++of.lent;
+  return {};
+}
+
+void Core::give_back(LayerNumber number) {
+  Layer& of = layer(number);
+  if (--of.lent == 0) actions_.push_back(CollectChanged{number});
+}
+
+bool Core::lent(LayerNumber number) const {
+  return layer(number).lent != 0;
+}
+
+Status Core::receive(LayerNumber number, Rank from, const Notice& notice, Clock::time_point now) {
+  Layer& of = layer(number);
+  std::vector<Notice> notices;
+  if (const Status status = of.versions.receive(from, notice, notices); !status.ok()) return status;
+  flush(of, notices);
+  if (notice.kind == Notice::Kind::kPublished) {
+    unpark(of, now);
+  } else {
+    actions_.push_back(CollectChanged{number});
+  }
+  return {};
+}
+
+void Core::unpark(Layer& of, Clock::time_point now) {
+  for (const WantRef& ref : std::exchange(of.parked, {})) {
+    const auto found = fetches_.find(ref.fetch);
+    if (found == fetches_.end() || found->second->wants[ref.want].state != Want::State::kParked) continue;
+    advance(*found->second, ref.want, now);
+    queue_gang(*found->second, now);
+  }
+}
+
+// ---------------------------------------------------------------- peers and time
+
+void Core::peer_lost(Rank rank, const Status& why, Clock::time_point now) {
+  if (!lost_.emplace(rank, why.with_peer(rank)).second) return;
+  for (const auto& [number, of] : layers_) {
+    of->versions.lose(rank);
+    if (!of->versions.members().contains(rank)) continue;
+    unpark(*of, now);
+    actions_.push_back(CollectChanged{number});
+  }
+  // Chunks on the way are completed by their transport; what has not started never will.
+  std::vector<TransferNumber> from;
+  for (const auto& [number, transfer] : transfers_) {
+    if (transfer->source.rank == rank && !transfer->complete() && !transfer->abandoned) from.push_back(number);
+  }
+  for (const TransferNumber number : from) {
+    if (const auto found = transfers_.find(number); found != transfers_.end())
+      abandon(*found->second, why.with_peer(rank), now);
+  }
+}
+
+void Core::peer_left_layer(LayerNumber number, Rank rank, Clock::time_point now) {
+  Layer& of = layer(number);
+  of.left.insert(rank);
+  unpark(of, now);
+}
+
+void Core::time_passed(Clock::time_point now) {
+  while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
+    const FetchNumber number = deadlines_.begin()->second;
+    deadlines_.erase(deadlines_.begin());
+    fail_open(fetch_of(number), Status(CARDEA_ERR_TIMEOUT, "the fetch's deadline has passed"), now);
+  }
+}
+
+std::optional<Clock::time_point> Core::next_deadline() const {
+  return deadlines_.empty() ? std::nullopt : std::optional(deadlines_.begin()->first);
+}
+
+Version Core::published(LayerNumber number, Rank source) const {
+  return layer(number).versions.published(source);
+}
+
+const SourceOption* Core::preferred_source(LayerNumber number, ExpertIndex expert) const {
+  const Layer& of = layer(number);
+  for (const SourceOption& option : of.experts[expert].options) {
+    if (!lost_.contains(option.rank) && !of.left.contains(option.rank)) return &option;
+  }
+  return &of.experts[expert].options.front();
+}
+
+}  // namespace cardea::core

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+// The scheduler of one rank, sans I/O: it takes events (a request, a chunk that arrived, a slot released, a peer lost, time
+// passed) and answers with actions (start this chunk on that lane, this fetch has something ready). It knows no clock, no
+// thread, no socket and no address, so the same code runs under Asio in production and in virtual time in simulation.
+//
+// One expert of one fetch is a *want*:
+//
+//   parked ──► starved ──► moving ──► ready ──► delivered        parked: its version is not published yet; holds no credit
+//      │          │           │         ▲                        starved: waits for a credit
+//      └──────────┴───────────┴──► failed ──► delivered          moving: shares a transfer that fills its slot
+//
+// It completes exactly once: as ready or failed, and is delivered exactly once. Experts at home or mapped are ready at once.
+// A *transfer* fills one slot of a slab with one expert at one version; any number of wants share it (single flight), and
+// when none is left its slot is spare: a later want finds the expert there unless the slot was needed.
+//
+// Not thread-safe: one mutex outside guards it. Numbers handed out are never reused.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "lib/base/status.h"
+#include "lib/core/actions.h"
+
+namespace cardea::core {
+
+/// One way for an expert to come here.
+struct SourceOption {
+  Rank rank = kNoRank;
+  cardea_path_t path = CARDEA_PATH_NONE;
+  LaneNumber lane = 0;  // where a copy of it moves; without meaning at home
+};
+
+struct ExpertSources {
+  Rank home = kNoRank;
+  std::vector<SourceOption> options;  // in any order; the core ranks them by path and stagger
+};
+
+struct LayerSpec {
+  std::uint32_t layer_id = 0;  // for messages
+  Membership members;
+  SegmentLayout layout;
+};
+
+struct FetchSpec {
+  LayerNumber layer = 0;
+  Version version = 0;
+  std::vector<ExpertIndex> experts;
+  SegmentMask segments = 0;  // never 0 here
+  std::optional<SlabNumber> slab;
+  Class urgency = Class::kDemand;
+  bool gang = false;
+  bool into_slots = false;
+  bool wants_views = true;  // false: a prefetch
+  std::optional<Clock::time_point> deadline;
+};
+
+/// A want as it is delivered.
+struct Delivery {
+  ViewNumber view = 0;  // 0 on failure
+  Status status;
+  ExpertIndex expert = 0;
+  cardea_path_t path = CARDEA_PATH_NONE;
+  Rank source = kNoRank;
+  std::optional<SlotIndex> slot;
+  SlabNumber slab = 0;
+  SegmentMask segments = 0;
+  Nanoseconds ready_after{0};
+};
+
+/// What a view held, told when it is released.
+struct ReleasedView {
+  LayerNumber layer = 0;
+  ExpertIndex expert = 0;
+};
+
+struct FetchCounts {
+  std::uint32_t experts = 0, ready = 0, delivered = 0, failed = 0, parked = 0, starved = 0, moving = 0;
+};
+
+struct CoreCounters {
+  std::map<cardea_path_t, std::uint64_t> ready;
+  std::uint64_t failed = 0;
+  std::uint64_t prefetch_bytes_wasted = 0;
+};
+
+struct CoreOptions {
+  std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
+  /// False: sources in the order of their numbers. For ablation.
+  bool stagger = true;
+};
+
+class Core {
+ public:
+  Core(CoreOptions options, std::vector<LaneLimits> lanes);
+  ~Core();
+  Core(const Core&) = delete;
+  Core& operator=(const Core&) = delete;
+
+  // ---- set-up
+  LayerNumber add_layer(LayerSpec spec);
+  /// Tells where the layer's experts are, once all members have said so. Fetches are refused before.
+  void set_sources(LayerNumber layer, std::vector<ExpertSources> experts);
+  /// BUSY while wants, views or chunks of it are open. Spare slots that hold its experts become empty.
+  Status remove_layer(LayerNumber layer);
+  SlabNumber add_slab(std::uint32_t slots);
+  /// BUSY while any of its slots is in use.
+  Status remove_slab(SlabNumber slab);
+  std::uint32_t available_slots(SlabNumber slab) const;
+
+  // ---- requests of this rank
+  /// INVALID_ARGUMENT (expert, no slab where one is needed), STALE, LIMIT (gang larger than the slab), PEER_LOST never: an
+  /// expert that cannot come fails on its own.
+  Result<FetchNumber> fetch(const FetchSpec& spec, Clock::time_point now);
+  /// Moves up to `max` finished wants out, in the order in which they finished.
+  std::vector<Delivery> take(FetchNumber fetch, std::size_t max);
+  FetchCounts counts(FetchNumber fetch) const;
+  Status first_failure(FetchNumber fetch) const;
+  /// Nothing ready, nothing on the way, and every slot that it needs is held by delivered views; slots held by undelivered
+  /// views of fetches that nobody waits for have been taken back first. `waited_for` says whom threads wait for now.
+  bool would_deadlock(FetchNumber fetch, const std::set<FetchNumber>& waited_for, Clock::time_point now);
+  void cancel(FetchNumber fetch, const Status& why, Clock::time_point now);
+  void cancel_all(const Status& why, Clock::time_point now);
+  /// Cancels, drops what is undelivered, forgets the fetch.
+  void destroy(FetchNumber fetch, Clock::time_point now);
+  /// INVALID_HANDLE if there is no such view.
+  Result<ReleasedView> release(ViewNumber view, Clock::time_point now);
+
+  Status publish(LayerNumber layer, Version version, Clock::time_point now);
+  Status finish(LayerNumber layer, Version version, Clock::time_point now);
+  Status collect(LayerNumber layer, Version version);
+
+  // ---- this rank as a source
+  /// STALE if `version` is not what this rank has published.
+  Status lend(LayerNumber layer, Version version);
+  void give_back(LayerNumber layer);
+  bool lent(LayerNumber layer) const;
+
+  // ---- events
+  Status receive(LayerNumber layer, Rank from, const Notice& notice, Clock::time_point now);
+  void chunk_done(ChunkNumber chunk, const Status& status, Clock::time_point now);
+  void peer_lost(Rank rank, const Status& why, Clock::time_point now);
+  /// A rank that is alive has ended its part in a layer.
+  void peer_left_layer(LayerNumber layer, Rank rank, Clock::time_point now);
+  void time_passed(Clock::time_point now);
+  /// When time_passed should be called next.
+  std::optional<Clock::time_point> next_deadline() const;
+
+  // ---- questions
+  Version published(LayerNumber layer, Rank source) const;
+  /// The source that a fetch of the expert at its newest version would take now.
+  const SourceOption* preferred_source(LayerNumber layer, ExpertIndex expert) const;
+  /// Chunks that some transport still works on.
+  std::uint64_t chunks_in_flight() const { return chunks_in_flight_; }
+  const CoreCounters& counters() const { return counters_; }
+
+  /// The actions since the last call, in order.
+  std::vector<Action> take_actions() { return std::exchange(actions_, {}); }
+  bool has_actions() const { return !actions_.empty(); }
+
+ private:
+  struct Layer;
+  struct Slab;
+  struct Want;
+  struct Fetch;
+  struct Transfer;
+  struct WantRef;
+  struct Choice;
+  struct View {
+    LayerNumber layer = 0;
+    ExpertIndex expert = 0;
+    Version version = 0;
+    TransferNumber transfer = 0;  // 0: nothing moved
+  };
+
+  Layer& layer(LayerNumber number) const;
+  Fetch& fetch_of(FetchNumber number) const;
+
+  // core.cc: wants
+  Choice choose(const Layer& layer, ExpertIndex expert, Version version) const;
+  Status check(const FetchSpec& spec, const Layer& layer) const;
+  std::vector<ExpertIndex> in_order(const FetchSpec& spec, const Layer& layer) const;
+  void advance(Fetch& fetch, std::size_t want, Clock::time_point now);
+  void make_ready(Fetch& fetch, std::size_t want, Clock::time_point now);
+  void fail(Fetch& fetch, std::size_t want, const Status& status, Clock::time_point now);
+  void fail_open(Fetch& fetch, const Status& status, Clock::time_point now);
+  void close_want(Layer& layer, Version version);
+  void progress(Fetch& fetch);
+  void unpark(Layer& layer, Clock::time_point now);
+  void flush(Layer& layer, const std::vector<Notice>& notices);
+  void send_finish_if_drained(Layer& layer);
+
+  // transfers.cc: credits, transfers, lanes
+  void starve(Fetch& fetch, std::size_t want, Clock::time_point now);
+  void queue_gang(Fetch& fetch, Clock::time_point now);
+  void feed(Slab& slab, Clock::time_point now);
+  bool feed_front(Slab& slab, Clock::time_point now);
+  bool feed_want(Slab& slab, Fetch& fetch, std::size_t want, Clock::time_point now);
+  bool feed_gang(Slab& slab, Fetch& fetch, Clock::time_point now);
+  bool make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time_point now);
+  void drop_spare(Slab& slab, SlotIndex slot);
+  void drop_spares(LayerNumber layer, Version up_to);
+  Transfer& open_transfer(Slab& slab, Fetch& fetch, const Want& want);
+  bool join(Fetch& fetch, std::size_t want, Transfer& transfer, Clock::time_point now);
+  void request(Transfer& transfer, SegmentMask segments);
+  void promote(Transfer& transfer, Class urgency);
+  void unpin(Transfer& transfer, Clock::time_point now);
+  void abandon(Transfer& transfer, const Status& why, Clock::time_point now);
+  void retire_if_drained(Transfer& transfer, Clock::time_point now);
+  bool take_back_undelivered(Slab& slab, const std::set<FetchNumber>& waited_for, Clock::time_point now);
+  void pump(LaneNumber lane);
+
+  CoreOptions options_;
+  std::vector<Lane> lanes_;
+  std::map<LayerNumber, std::unique_ptr<Layer>> layers_;
+  std::map<SlabNumber, std::unique_ptr<Slab>> slabs_;
+  std::unordered_map<FetchNumber, std::unique_ptr<Fetch>> fetches_;
+  std::unordered_map<TransferNumber, std::unique_ptr<Transfer>> transfers_;
+  std::unordered_map<ViewNumber, View> views_;
+  std::set<std::pair<Clock::time_point, FetchNumber>> deadlines_;
+  std::map<Rank, Status> lost_;
+  std::vector<Action> actions_;
+  CoreCounters counters_;
+  std::uint64_t chunks_in_flight_ = 0;
+  std::uint32_t next_layer_ = 1;
+  std::uint32_t next_slab_ = 1;
+  FetchNumber next_fetch_ = 1;
+  TransferNumber next_transfer_ = 1;
+  ViewNumber next_view_ = 1;
+};
+
+}  // namespace cardea::core

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the core remembers. Included by its own source files only.
+#pragma once
+
+#include <array>
+
+#include "lib/core/core.h"
+
+namespace cardea::core {
+
+/// A want, named so that it may be gone meanwhile.
+struct Core::WantRef {
+  FetchNumber fetch = 0;
+  std::size_t want = 0;
+  static constexpr std::size_t kGang = SIZE_MAX;  // all starved wants of the fetch at once
+};
+
+struct Core::Want {
+  enum class State : std::uint8_t { kNew, kParked, kStarved, kMoving, kReady, kDelivered, kFailed };
+  ExpertIndex expert = 0;
+  State state = State::kNew;
+  SourceOption source;
+  TransferNumber transfer = 0;  // while moving, ready or delivered from a slot
+  Status status;
+  Nanoseconds ready_after{0};
+};
+
+struct Core::Fetch {
+  FetchNumber number = 0;
+  FetchSpec spec;
+  Clock::time_point submitted;
+  std::vector<Want> wants;
+  std::deque<std::size_t> finished;  // ready or failed, not delivered yet
+  std::array<std::uint32_t, 7> in_state{};
+  std::uint32_t failed = 0;
+  Status first_failure;
+  bool gang_queued = false;
+
+  std::uint32_t count(Want::State state) const { return in_state[static_cast<std::size_t>(state)]; }
+  std::uint32_t outstanding() const {
+    return count(Want::State::kNew) + count(Want::State::kParked) + count(Want::State::kStarved) +
+           count(Want::State::kMoving);
+  }
+  void move(Want& want, Want::State to) {
+    --in_state[static_cast<std::size_t>(want.state)];
+    ++in_state[static_cast<std::size_t>(to)];
+    want.state = to;
+  }
+};
+
+struct Core::Layer {
+  LayerNumber number = 0;
+  std::uint32_t layer_id = 0;
+  SegmentLayout layout;
+  Versions versions;
+  std::vector<ExpertSources> experts;  // empty until all members have told
+  std::set<Rank> left;                 // ended their part in it
+  std::vector<WantRef> parked;
+  std::map<Version, std::uint32_t> open;  // wants not failed and views not released
+  std::optional<Version> finishing;       // asked for; told to others once nothing of it drains any more
+  std::uint32_t draining = 0;             // abandoned transfers with chunks in flight
+  std::uint32_t lent = 0;                 // chunks that others are being sent
+
+  bool finished(Version version) const {
+    const auto done = versions.finished();
+    return (done && version <= *done) || (finishing && version <= *finishing);
+  }
+};
+
+struct Core::Slab {
+  struct Key {
+    LayerNumber layer;
+    ExpertIndex expert;
+    Version version;
+    friend bool operator==(const Key&, const Key&) = default;
+  };
+  struct KeyHash {
+    std::size_t operator()(const Key& key) const {
+      return ((static_cast<std::size_t>(key.layer) << 32 | key.expert) ^ key.version * 0x9E3779B97F4A7C15u) *
+             0xD6E8FEB86659FD93u;
+    }
+  };
+  SlabNumber number = 0;
+  Slots slots;
+  std::vector<TransferNumber> transfer_in;  // by slot; 0: none
+  std::unordered_map<Key, TransferNumber, KeyHash> index;
+  std::array<std::deque<WantRef>, kClasses> starved;
+  bool feeding = false;
+};
+
+struct Core::Transfer {
+  struct Chunk {
+    ChunkRange range;
+    Class urgency = Class::kDemand;  // when it was started
+    bool done = false;
+  };
+  TransferNumber number = 0;
+  SlabNumber slab = 0;
+  SlotIndex slot = 0;
+  LayerNumber layer = 0;
+  ExpertIndex expert = 0;
+  Version version = 0;
+  SourceOption source;
+  Class urgency = Class::kDemand;
+  SegmentMask requested = 0;
+  SegmentMask present = 0;
+  std::vector<Chunk> chunks;
+  std::array<std::uint32_t, CARDEA_MAX_SEGMENTS> missing{};  // chunks still to come, by segment
+  std::size_t next_chunk = 0;
+  std::uint32_t in_flight = 0;
+  std::uint32_t pins = 0;        // wants attached: moving, ready or delivered
+  std::vector<WantRef> waiting;  // of them, those not ready
+  std::optional<Lane::Place> queued;
+  bool abandoned = false;
+  bool spare = false;
+  bool read = false;  // some demand got it; else its bytes were wasted when it is dropped
+  std::uint64_t bytes_done = 0;
+
+  bool complete() const { return in_flight == 0 && next_chunk == chunks.size(); }
+  static ChunkNumber token(TransferNumber transfer, std::size_t chunk) { return transfer << 24 | chunk; }
+  static TransferNumber transfer_of(ChunkNumber token) { return token >> 24; }
+  static std::size_t chunk_of(ChunkNumber token) { return token & 0xFFFFFF; }
+};
+
+struct Core::Choice {
+  enum class Kind : std::uint8_t { kUse, kPark, kStale, kLost } kind = Kind::kLost;
+  const SourceOption* source = nullptr;
+  Status why;
+};
+
+}  // namespace cardea::core

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// One lane's queue: which transfer may start its next chunk. Classes go in strict order, save that a class that has been
+// passed over gets at most one chunk in twenty (5%); classes other than demand keep at most two chunks on the lane, since
+// what is on its way cannot be called back. Plain data structure: no threads, no I/O, no clock.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <list>
+#include <optional>
+
+namespace cardea::core {
+
+/// Urgency of a transfer, most urgent first.
+enum class Class : std::uint8_t { kDemand = 0, kGradient = 1, kPrefetch = 2, kPlacement = 3 };
+inline constexpr std::size_t kClasses = 4;
+
+using TransferNumber = std::uint64_t;
+
+struct LaneLimits {
+  std::uint32_t chunks = 8;             // on the lane at one time, over all classes
+  std::uint32_t background_chunks = 2;  // of them, of each class but demand
+  std::uint32_t aging = 20;             // every so many chunks, one goes to a class that was passed over; 0: never
+};
+
+class Lane {
+ public:
+  using Place = std::list<TransferNumber>::iterator;
+
+  explicit Lane(LaneLimits limits) : limits_(limits) {}
+
+  Place add(TransferNumber transfer, Class urgency) {
+    auto& queue = queues_[index(urgency)];
+    return queue.insert(queue.end(), transfer);
+  }
+  void remove(Place place, Class urgency) { queues_[index(urgency)].erase(place); }
+
+  /// Whose chunk goes next, if any may; the caller then calls started().
+  struct Choice {
+    TransferNumber transfer;
+    Class urgency;
+  };
+  std::optional<Choice> next() const {
+    if (in_flight_total_ >= limits_.chunks) return std::nullopt;
+    const bool aged = limits_.aging != 0 && since_background_ + 1 >= limits_.aging;
+    std::optional<Choice> first;
+    for (std::size_t c = 0; c < kClasses; ++c) {
+      if (queues_[c].empty() || (c != 0 && in_flight_[c] >= limits_.background_chunks)) continue;
+      const Choice choice{queues_[c].front(), static_cast<Class>(c)};
+      if (!first) first = choice;
+      if (!aged) return first;
+      if (c > index(first->urgency)) return choice;
+    }
+    return first;
+  }
+  void started(Class urgency) {
+    ++in_flight_total_;
+    ++in_flight_[index(urgency)];
+    bool passed_over = false;
+    for (std::size_t c = index(urgency) + 1; c < kClasses; ++c) passed_over |= !queues_[c].empty();
+    // Counts only while somebody waits behind; a chunk that jumped the queue pays for the next nineteen.
+    since_background_ = passed_over ? since_background_ + 1 : 0;
+  }
+  void finished(Class urgency) {
+    --in_flight_total_;
+    --in_flight_[index(urgency)];
+  }
+
+  std::uint32_t in_flight() const { return in_flight_total_; }
+  std::uint32_t in_flight(Class urgency) const { return in_flight_[index(urgency)]; }
+
+ private:
+  static std::size_t index(Class urgency) { return static_cast<std::size_t>(urgency); }
+
+  LaneLimits limits_;
+  std::array<std::list<TransferNumber>, kClasses> queues_;
+  std::array<std::uint32_t, kClasses> in_flight_{};
+  std::uint32_t in_flight_total_ = 0;
+  std::uint32_t since_background_ = 0;
+};
+
+}  // namespace cardea::core

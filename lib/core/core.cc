@@ -322,6 +322,8 @@ FetchCounts Core::counts(FetchNumber number) const {
   return counts;
 }
 
+Version Core::version_of(FetchNumber number) const { return fetch_of(number).spec.version; }
+
 Status Core::first_failure(FetchNumber number) const {
   return fetch_of(number).first_failure;
 }

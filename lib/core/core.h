@@ -122,6 +122,7 @@ class Core {
   /// Moves up to `max` finished wants out, in the order in which they finished.
   std::vector<Delivery> take(FetchNumber fetch, std::size_t max);
   FetchCounts counts(FetchNumber fetch) const;
+  Version version_of(FetchNumber fetch) const;
   Status first_failure(FetchNumber fetch) const;
   /// Nothing ready, nothing on the way, and every slot that it needs is held by delivered views; slots held by undelivered
   /// views of fetches that nobody waits for have been taken back first. `waited_for` says whom threads wait for now.

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a rank knows of a layer beside what the core decides: addresses, here and at the other sources. Guarded by the
+// runtime's mutex.
+#pragma once
+
+#include <array>
+#include <map>
+#include <memory>
+#include <set>
+#include <unordered_map>
+#include <vector>
+
+#include "lib/core/core.h"
+#include "lib/engine/landing_memory.h"
+#include "lib/engine/messages.h"
+#include "lib/engine/regions.h"
+
+namespace cardea::engine {
+
+/// Landing memory and where its rows lie.
+struct SlabRecord {
+  core::SlabNumber number = 0;
+  core::SegmentLayout layout;
+  std::uint32_t first_slot = 0;
+  std::vector<std::byte*> base;  // row 0, by segment
+  std::vector<std::uint64_t> stride;
+  std::uint32_t layers = 0;  // that name it
+  LandingMemory memory;      // empty if the rows are the framework's
+
+  std::byte* row(std::size_t segment, core::SlotIndex slot) const {
+    return base[segment] + stride[segment] * (first_slot + slot);
+  }
+};
+
+/// Another rank as a source of the layer.
+struct SourceRecord {
+  LayerAnnounce announce;
+  std::unordered_map<ExpertIndex, std::size_t> local_of;
+  std::map<std::uint32_t, const std::byte*> mapped;  // regions that are mapped here
+};
+
+/// A view's memory and place.
+struct Spot {
+  std::array<const void*, CARDEA_MAX_SEGMENTS> segments{};
+  std::int32_t slot = CARDEA_NO_SLOT;
+};
+
+struct LayerRecord {
+  LayerKey key;
+  std::uint64_t group = 0;  // its key
+  std::uint32_t layer_id = 0;
+  core::LayerNumber number = 0;
+  core::SegmentLayout layout;
+  std::vector<Rank> others;  // members but this rank
+  std::uint32_t num_experts = 0;
+  std::shared_ptr<SlabRecord> slab;
+
+  // this rank as a source
+  LayerAnnounce announce;  // without regions, whose descriptors differ from peer to peer
+  std::unordered_map<ExpertIndex, std::size_t> local_of;
+  std::vector<std::vector<std::byte*>> local;  // by segment, by local expert
+  std::vector<std::int32_t> local_slot;        // row of the slab in which a home expert lies, or CARDEA_NO_SLOT
+  std::set<RegionNumber> regions;
+  SegmentPlace::Spot stamp;
+
+  std::map<Rank, SourceRecord> sources;  // the other members, as they announced themselves
+  bool formed = false;
+  bool closing = false;  // lends nothing any more
+  Status failure;        // why it will never be formed
+
+  // cardea_expert_table_t; sized once, so that its addresses stay
+  std::vector<cardea_expert_entry_t> table;
+  std::vector<const void*> table_segments;
+  std::vector<std::uint32_t> table_views;  // open views of each expert
+};
+
+}  // namespace cardea::engine

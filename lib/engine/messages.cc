@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lib/engine/messages.h"
+
+#include "lib/base/wire.h"
+
+namespace cardea::engine {
+namespace {
+
+enum class Opcode : std::uint8_t { kLayerAnnounce = 1, kLayerNotice = 2, kLayerLeft = 3, kRegionsGone = 4, kGoodbye = 5 };
+
+void put(WireWriter& out, const LayerKey& key) {
+  out.number(key.group).number(key.layer);
+}
+
+LayerKey get_key(WireReader& in) {
+  LayerKey key;
+  key.group = in.number<std::uint64_t>();
+  key.layer = in.number<std::uint32_t>();
+  return key;
+}
+
+void put(WireWriter& out, const SegmentPlace::Spot& spot) {
+  out.number(spot.region).number(spot.offset);
+}
+
+SegmentPlace::Spot get_spot(WireReader& in) {
+  SegmentPlace::Spot spot;
+  spot.region = in.number<std::uint32_t>();
+  spot.offset = in.number<std::uint64_t>();
+  return spot;
+}
+
+void put(WireWriter& out, const LayerAnnounce& announce) {
+  put(out, announce.layer);
+  out.number(announce.num_experts);
+  announce.layout.encode(out);
+  out.number(static_cast<std::uint32_t>(announce.experts.size()));
+  for (std::size_t i = 0; i < announce.experts.size(); ++i) out.number(announce.experts[i]).number(announce.is_home[i]);
+  for (const SegmentPlace& place : announce.places) {
+    out.number(static_cast<std::uint8_t>(place.strided));
+    if (place.strided) {
+      put(out, place.first);
+      out.number(place.stride);
+    } else {
+      for (const SegmentPlace::Spot& spot : place.spots) put(out, spot);
+    }
+  }
+  out.number(static_cast<std::uint32_t>(announce.regions.size()));
+  for (const RegionOffer& offer : announce.regions) out.number(offer.region).number(offer.bytes).blob(offer.descriptor);
+  out.number(announce.stamp_region).number(announce.stamp_offset);
+}
+
+SegmentPlace get_place(WireReader& in, std::size_t experts) {
+  SegmentPlace place;
+  place.strided = in.number_in<std::uint8_t>(0, 1) == 1;
+  if (place.strided) {
+    place.first = get_spot(in);
+    place.stride = in.number<std::uint64_t>();
+  } else {
+    for (std::size_t i = 0; i < experts && !in.failed(); ++i) place.spots.push_back(get_spot(in));
+  }
+  return place;
+}
+
+Result<Message> get_announce(WireReader& in) {
+  LayerAnnounce announce;
+  announce.layer = get_key(in);
+  announce.num_experts = in.number_in<std::uint32_t>(1, kMaxExperts);
+  Result<core::SegmentLayout> layout = core::SegmentLayout::decode(in);
+  if (!layout.ok()) return Status(CARDEA_ERR_PROTOCOL, layout.status().message()).within("layer announcement");
+  announce.layout = std::move(*layout);
+  const auto experts = in.number_in<std::uint32_t>(0, announce.num_experts);
+  std::vector<bool> seen(announce.num_experts, false);
+  for (std::uint32_t i = 0; i < experts && !in.failed(); ++i) {
+    const auto expert = in.number_in<std::uint32_t>(0, announce.num_experts - 1);
+    const auto home = in.number_in<std::uint8_t>(0, 1);
+    if (in.failed()) break;
+    if (seen[expert]) return Status::error(CARDEA_ERR_PROTOCOL, "layer announcement names expert {} twice", expert);
+    seen[expert] = true;
+    announce.experts.push_back(expert);
+    announce.is_home.push_back(home);
+  }
+  for (std::size_t i = 0; experts != 0 && i < announce.layout.count() && !in.failed(); ++i) {
+    announce.places.push_back(get_place(in, experts));
+  }
+  const auto regions = in.number_in<std::uint32_t>(0, kMaxRegions);
+  for (std::uint32_t i = 0; i < regions && !in.failed(); ++i) {
+    RegionOffer offer;
+    offer.region = in.number<std::uint32_t>();
+    offer.bytes = in.number<std::uint64_t>();
+    const ByteView descriptor = in.blob(kMaxDescriptor);
+    offer.descriptor.assign(descriptor.begin(), descriptor.end());
+    announce.regions.push_back(std::move(offer));
+  }
+  announce.stamp_region = in.number<std::uint32_t>();
+  announce.stamp_offset = in.number<std::uint64_t>();
+  if (const Status status = in.finish("layer announcement"); !status.ok()) return status;
+  return Message(std::move(announce));
+}
+
+Result<Message> get_notice(WireReader& in) {
+  LayerNotice message;
+  message.layer = get_key(in);
+  message.notice.kind = static_cast<core::Notice::Kind>(in.number_in<std::uint8_t>(1, 3));
+  message.notice.node = in.number<std::uint32_t>();
+  message.notice.version = in.number<std::uint64_t>();
+  if (const Status status = in.finish("layer notice"); !status.ok()) return status;
+  return Message(message);
+}
+
+}  // namespace
+
+Bytes encode(const Message& message) {
+  WireWriter out;
+  if (const auto* announce = std::get_if<LayerAnnounce>(&message)) {
+    out.number(static_cast<std::uint8_t>(Opcode::kLayerAnnounce));
+    put(out, *announce);
+  } else if (const auto* notice = std::get_if<LayerNotice>(&message)) {
+    out.number(static_cast<std::uint8_t>(Opcode::kLayerNotice));
+    put(out, notice->layer);
+    out.number(static_cast<std::uint8_t>(notice->notice.kind)).number(notice->notice.node).number(notice->notice.version);
+  } else if (const auto* left = std::get_if<LayerLeft>(&message)) {
+    out.number(static_cast<std::uint8_t>(Opcode::kLayerLeft));
+    put(out, left->layer);
+  } else if (const auto* gone = std::get_if<RegionsGone>(&message)) {
+    out.number(static_cast<std::uint8_t>(Opcode::kRegionsGone)).number(static_cast<std::uint32_t>(gone->regions.size()));
+    for (const std::uint32_t region : gone->regions) out.number(region);
+  } else {
+    out.number(static_cast<std::uint8_t>(Opcode::kGoodbye));
+  }
+  return out.take();
+}
+
+Result<Message> decode(ByteView bytes) {
+  WireReader in(bytes);
+  switch (static_cast<Opcode>(in.number<std::uint8_t>())) {
+    case Opcode::kLayerAnnounce:
+      return get_announce(in);
+    case Opcode::kLayerNotice:
+      return get_notice(in);
+    case Opcode::kLayerLeft: {
+      const LayerLeft left{get_key(in)};
+      if (const Status status = in.finish("layer departure"); !status.ok()) return status;
+      return Message(left);
+    }
+    case Opcode::kRegionsGone: {
+      RegionsGone gone;
+      const auto count = in.number_in<std::uint32_t>(0, kMaxRegions);
+      for (std::uint32_t i = 0; i < count && !in.failed(); ++i) gone.regions.push_back(in.number<std::uint32_t>());
+      if (const Status status = in.finish("list of regions"); !status.ok()) return status;
+      return Message(std::move(gone));
+    }
+    case Opcode::kGoodbye:
+      if (const Status status = in.finish("goodbye"); !status.ok()) return status;
+      return Message(Goodbye{});
+  }
+  if (bytes.empty()) return Status(CARDEA_ERR_PROTOCOL, "an empty message");
+  return Status::error(CARDEA_ERR_PROTOCOL, "unknown opcode {}", std::to_integer<unsigned>(bytes[0]));
+}
+
+std::optional<LayerKey> layer_of(const Message& message) {
+  if (const auto* announce = std::get_if<LayerAnnounce>(&message)) return announce->layer;
+  if (const auto* notice = std::get_if<LayerNotice>(&message)) return notice->layer;
+  if (const auto* left = std::get_if<LayerLeft>(&message)) return left->layer;
+  return std::nullopt;
+}
+
+}  // namespace cardea::engine

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// What ranks tell each other once a job has formed, and its bytes (docs/wire-format.md, "Control messages"). Decoding treats
+// its input as hostile. Pure functions and values; thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <variant>
+#include <vector>
+
+#include "lib/base/status.h"
+#include "lib/core/segment_layout.h"
+#include "lib/core/versions.h"
+
+namespace cardea::engine {
+
+/// Memory of the sender that its experts lie in.
+struct RegionOffer {
+  std::uint32_t region = 0;
+  std::uint64_t bytes = 0;
+  Bytes descriptor;  // what the transport's offer returned for this receiver
+};
+
+/// Where one segment of the sender's experts lies: local expert i at offset + i * stride, or each at a place of its own.
+struct SegmentPlace {
+  struct Spot {
+    std::uint32_t region = 0;
+    std::uint64_t offset = 0;
+  };
+  bool strided = false;
+  Spot first;                // strided
+  std::uint64_t stride = 0;  // strided
+  std::vector<Spot> spots;   // not strided: one for each local expert
+
+  Spot of(std::size_t local) const { return strided ? Spot{first.region, first.offset + stride * local} : spots[local]; }
+};
+
+/// A member's part of a layer, told to every other member.
+struct LayerAnnounce {
+  LayerKey layer;
+  std::uint32_t num_experts = 0;
+  core::SegmentLayout layout;
+  std::vector<ExpertIndex> experts;  // of which the sender is a source
+  std::vector<std::uint8_t> is_home;
+  std::vector<SegmentPlace> places;  // by segment; empty if there are no experts
+  std::vector<RegionOffer> regions;
+  std::uint32_t stamp_region = 0;  // where the layer's version stands, 8 bytes
+  std::uint64_t stamp_offset = 0;
+};
+
+struct LayerNotice {
+  LayerKey layer;
+  core::Notice notice;
+};
+
+/// The sender has ended its part in the layer.
+struct LayerLeft {
+  LayerKey layer;
+};
+
+/// The sender frees these regions; who has them mapped lets go once no layer of its own uses them.
+struct RegionsGone {
+  std::vector<std::uint32_t> regions;
+};
+
+/// The sender leaves the job of its own will.
+struct Goodbye {};
+
+using Message = std::variant<LayerAnnounce, LayerNotice, LayerLeft, RegionsGone, Goodbye>;
+
+/// Caps on what a peer may claim.
+inline constexpr std::uint32_t kMaxExperts = 65536;
+inline constexpr std::uint32_t kMaxRegions = 65536;
+inline constexpr std::size_t kMaxDescriptor = 4096;
+
+Bytes encode(const Message& message);
+/// PROTOCOL says what was malformed.
+Result<Message> decode(ByteView bytes);
+/// The layer that a message is about; nothing for RegionsGone and Goodbye.
+std::optional<LayerKey> layer_of(const Message& message);
+
+}  // namespace cardea::engine

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+// The runtime's half that listens to others.
+#include <algorithm>
+
+#include "lib/base/log.h"
+#include "lib/engine/runtime.h"
+
+namespace cardea::engine {
+namespace {
+
+// Messages for layers that this rank has not begun yet. A member may be ahead by a few layers, not by a memory's worth.
+constexpr std::size_t kMaxEarlyBytes = std::size_t{256} << 20;
+constexpr std::size_t kMaxEarlyLayers = 65536;
+
+}  // namespace
+
+void Runtime::send(Rank to, const Message& message) {
+  if (lost_.contains(to)) return;
+  spoken_to_.insert(to);
+  enqueue([transport = route_[to], to, bytes = encode(message)]() mutable { transport->send(to, std::move(bytes)); });
+}
+
+void Runtime::say_goodbye() {
+  for (const Rank peer : std::set<Rank>(spoken_to_)) send(peer, Goodbye{});
+}
+
+void Runtime::on_message(Rank from, ByteView bytes) {
+  Status status;
+  {
+    const auto held = lock();
+    if (lost_.contains(from)) return;
+    status = receive(from, bytes);
+    if (!status.ok()) lose(from, status);
+    dispatch();
+  }
+  if (status.ok()) return;
+  log::print(log::Level::kWarn, name_, "engine", "rank {} is disconnected: {}", from, status.message());
+  route_[from]->disconnect(from);
+}
+
+Status Runtime::receive(Rank from, ByteView bytes) {
+  Result<Message> message = decode(bytes);
+  if (!message.ok()) return message.status().within(fmt::format("message of rank {}", from));
+  if (std::holds_alternative<Goodbye>(*message)) {
+    departed_.insert(from);
+    lose(from, Status::error(CARDEA_ERR_PEER_LOST, "rank {} has left the job", from));
+    return {};
+  }
+  if (const auto* gone = std::get_if<RegionsGone>(&*message)) {
+    for (const std::uint32_t region : gone->regions) {
+      const auto known = peer_regions_.find({from, region});
+      if (known == peer_regions_.end()) continue;
+      known->second.gone = true;
+      if (known->second.layers == 0) let_go_of(from, region);
+    }
+    return {};
+  }
+
+  const LayerKey key = *layer_of(*message);
+  const auto found = layers_.find(key);
+  if (found == layers_.end()) {
+    if (std::find(ended_.begin(), ended_.end(), key) != ended_.end()) return {};  // it was late
+    if (early_bytes_ + bytes.size() > kMaxEarlyBytes || (early_.size() >= kMaxEarlyLayers && !early_.contains(key))) {
+      return Status::error(CARDEA_ERR_PROTOCOL, "rank {} speaks of too many layers that do not exist here", from);
+    }
+    early_[key].messages.emplace_back(from, Bytes(bytes.begin(), bytes.end()));
+    early_bytes_ += bytes.size();
+    return {};
+  }
+  LayerRecord& layer = *found->second;
+  if (auto* announce = std::get_if<LayerAnnounce>(&*message)) return receive_announce(from, layer, std::move(*announce));
+  if (!layer.sources.contains(from))
+    return Status::error(CARDEA_ERR_PROTOCOL, "rank {} speaks of layer {} before announcing itself", from, layer.layer_id);
+  if (const auto* notice = std::get_if<LayerNotice>(&*message))
+    return core_.receive(layer.number, from, notice->notice, now());
+  if (layer.formed) {
+    core_.peer_left_layer(layer.number, from, now());
+  } else if (layer.failure.ok()) {
+    layer.failure =
+        Status(CARDEA_ERR_PEER_LOST, fmt::format("rank {} left layer {} before it was formed", from, layer.layer_id),
+               {.peer = from, .layer = layer.layer_id});
+    observer_.on_change();
+  }
+  return {};
+}
+
+void Runtime::lose(Rank peer, const Status& why) {
+  if (!lost_.emplace(peer, why.with_peer(peer)).second) return;
+  for (const auto& [key, layer] : layers_) {
+    if (layer->formed || !layer->failure.ok()) continue;
+    if (std::find(layer->others.begin(), layer->others.end(), peer) != layer->others.end())
+      layer->failure = why.with_peer(peer);
+  }
+  core_.peer_lost(peer, why, now());
+  observer_.on_change();
+}
+
+void Runtime::on_peer_lost(Rank peer, const Status& why) {
+  const auto held = lock();
+  const bool known = lost_.contains(peer);
+  const Status lost = Status::error(CARDEA_ERR_PEER_LOST, "rank {} was lost: {}", peer, why.message()).with_peer(peer);
+  lose(peer, lost);
+  dispatch();
+  if (!known) log::print(log::Level::kWarn, name_, "engine", "{}", lost.message());
+}
+
+// ---------------------------------------------------------------- this rank as a source
+
+Result<transport::Lease> Runtime::lend(Rank asker, const transport::ExpertAddress& expert, std::uint64_t offset,
+                                       std::uint64_t bytes) {
+  const auto held = lock();
+  const auto refuse = [&](cardea_status_t code, std::string what) {
+    return Status(code,
+                  fmt::format("rank {} asks rank {} for expert {} of layer {}: {}", asker, options_.self, expert.expert,
+                              expert.layer.layer, what),
+                  {.layer = expert.layer.layer, .expert = expert.expert});
+  };
+  const auto found = layers_.find(expert.layer);
+  if (found == layers_.end() || found->second->closing) return refuse(CARDEA_ERR_STALE, "the layer has ended here");
+  const LayerRecord& layer = *found->second;
+  const auto local = layer.local_of.find(expert.expert);
+  if (local == layer.local_of.end()) return refuse(CARDEA_ERR_INVALID_ARGUMENT, "the expert is not here");
+  if (!layer.sources.contains(asker)) return refuse(CARDEA_ERR_INVALID_ARGUMENT, "the asker is no member");
+  const std::uint64_t packed = layer.layout.packed_bytes();
+  if (bytes == 0 || offset > packed || bytes > packed - offset) {
+    return refuse(CARDEA_ERR_INVALID_ARGUMENT, fmt::format("bytes {} + {} of {}", offset, bytes, packed));
+  }
+  if (const Status status = core_.lend(layer.number, expert.version); !status.ok())
+    return refuse(status.code(), status.message());
+  transport::Lease lease{next_lease_++, {}};
+  layer.layout.for_each_piece(offset, bytes, [&](std::size_t segment, std::uint64_t at, std::uint64_t length) {
+    lease.pieces.push_back({layer.local[segment][local->second] + at, length});
+  });
+  leases_.emplace(lease.id, layer.number);
+  return lease;
+}
+
+void Runtime::give_back(std::uint64_t lease, std::uint64_t bytes_sent) {
+  const auto held = lock();
+  const auto found = leases_.find(lease);
+  if (found == leases_.end()) return;
+  const core::LayerNumber layer = found->second;
+  leases_.erase(found);
+  bytes_.network_sent += bytes_sent;
+  core_.give_back(layer);
+  dispatch();
+}
+
+}  // namespace cardea::engine

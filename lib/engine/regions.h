@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// This rank's memory that experts lie in, numbered so that others can speak of it: made by Cardea (mappable by the node's
+// other ranks) or the framework's own. Guarded by the runtime's mutex.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+
+#include "lib/base/shared_memory.h"
+#include "lib/base/status.h"
+#include "lib/engine/messages.h"
+
+namespace cardea::engine {
+
+using RegionNumber = std::uint32_t;
+
+class Regions {
+ public:
+  struct Region {
+    std::byte* base = nullptr;
+    std::uint64_t bytes = 0;
+    SharedMemory shared;      // empty for the framework's own memory
+    std::uint32_t users = 0;  // layers and slabs that lie in it
+    bool implicit = false;    // made for one layer, and removed with it
+    int descriptor() const { return shared ? shared.descriptor() : -1; }
+  };
+
+  /// Zeroed memory. NO_MEMORY, SYSTEM.
+  Result<RegionNumber> allocate(std::uint64_t bytes) {
+    Result<SharedMemory> memory = SharedMemory::create("cardea", bytes);
+    if (!memory.ok()) return memory.status();
+    std::byte* const base = memory->data();
+    return add(Region{base, bytes, std::move(*memory)});
+  }
+  RegionNumber add_private(void* base, std::uint64_t bytes, bool implicit) {
+    return add(Region{static_cast<std::byte*>(base), bytes, {}, 0, implicit});
+  }
+  Region& at(RegionNumber number) { return regions_.at(number); }
+  void remove(RegionNumber number) { regions_.erase(number); }
+
+  /// The region that holds all of [address, address + bytes); the newest if several do.
+  std::optional<SegmentPlace::Spot> find(const void* address, std::uint64_t bytes) const {
+    const auto* at = static_cast<const std::byte*>(address);
+    for (auto entry = regions_.rbegin(); entry != regions_.rend(); ++entry) {
+      const Region& region = entry->second;
+      if (at >= region.base && bytes <= region.bytes &&
+          static_cast<std::uint64_t>(at - region.base) <= region.bytes - bytes) {
+        return SegmentPlace::Spot{entry->first, static_cast<std::uint64_t>(at - region.base)};
+      }
+    }
+    return std::nullopt;
+  }
+
+ private:
+  RegionNumber add(Region region) {
+    const RegionNumber number = next_++;
+    regions_.emplace(number, std::move(region));
+    return number;
+  }
+
+  std::map<RegionNumber, Region> regions_;
+  RegionNumber next_ = 0;
+};
+
+}  // namespace cardea::engine

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lib/engine/runtime.h"
+
+#include <algorithm>
+
+#include "lib/base/log.h"
+
+namespace cardea::engine {
+namespace {
+
+// Lanes, by number. The network's inward direction, and copies within the node.
+constexpr core::LaneNumber kNetworkIn = 0;
+constexpr core::LaneNumber kNodeCopy = 1;
+
+std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
+  std::vector<core::LaneLimits> limits(2);
+  limits[kNetworkIn].chunks = options.chunks_in_flight;
+  limits[kNodeCopy].chunks = 4;
+  return limits;
+}
+
+}  // namespace
+
+Runtime::Runtime(Executor& executor, Observer& observer, RuntimeOptions options)
+    : executor_(executor),
+      observer_(observer),
+      options_(std::move(options)),
+      name_(std::to_string(options_.self)),
+      core_({.chunk_bytes = options_.chunk_bytes}, lane_limits(options_)) {}
+
+Runtime::~Runtime() = default;
+
+void Runtime::attach(std::vector<transport::Transport*> route) {
+  route_ = std::move(route);
+}
+
+// ---------------------------------------------------------------- carrying out
+
+void Runtime::dispatch() {
+  for (const core::Action& action : core_.take_actions()) {
+    if (const auto* start = std::get_if<core::StartChunk>(&action)) {
+      enqueue(
+          [transport = route_[start->source], order = order_for(*start)]() mutable { transport->start(std::move(order)); });
+    } else if (const auto* progress = std::get_if<core::Progress>(&action)) {
+      observer_.on_progress(progress->fetch, progress->done);
+    } else if (const auto* tell = std::get_if<core::Tell>(&action)) {
+      send(tell->notice.to, LayerNotice{by_number_.at(tell->layer)->key, tell->notice});
+    } else {
+      observer_.on_change();
+    }
+  }
+  arm_timer();
+}
+
+void Runtime::enqueue(std::function<void()> work) {
+  outbox_.push_back(std::move(work));
+  if (drain_posted_) return;
+  drain_posted_ = true;
+  executor_.post([this] { drain(); });
+}
+
+void Runtime::drain() {
+  std::deque<std::function<void()>> batch;
+  {
+    const auto held = lock();
+    batch.swap(outbox_);
+    drain_posted_ = false;
+  }
+  for (const auto& work : batch) work();
+}
+
+void Runtime::arm_timer() {
+  // Timers are the executor's thread's business; from elsewhere it is asked to look.
+  const auto next = core_.next_deadline();
+  if (!next || (timer_ && timer_->first <= *next)) return;
+  enqueue([this] {
+    const auto held = lock();
+    const auto deadline = core_.next_deadline();
+    if (!deadline || (timer_ && timer_->first <= *deadline)) return;
+    if (timer_) executor_.cancel(timer_->second);
+    const auto id = executor_.at(*deadline, [this] {
+      const auto inner = lock();
+      timer_.reset();
+      core_.time_passed(executor_.now());
+      dispatch();
+    });
+    timer_ = {*deadline, id};
+  });
+}
+
+transport::ChunkOrder Runtime::order_for(const core::StartChunk& start) {
+  const LayerRecord& layer = *by_number_.at(start.layer);
+  const SlabRecord& slab = *slabs_.at(start.slab);
+  const SourceRecord& source = layer.sources.at(start.source);
+  const std::size_t local = source.local_of.at(start.expert);
+
+  transport::ChunkOrder order;
+  order.token = start.chunk;
+  order.source = start.source;
+  order.expert = {layer.key, start.expert, start.version};
+  order.offset = start.range.offset;
+  order.bytes = start.range.bytes;
+  order.stamp = {{start.source, source.announce.stamp_region}, source.announce.stamp_offset, sizeof(Version)};
+  std::uint64_t payload = 0;
+  layer.layout.for_each_piece(order.offset, order.bytes,
+                              [&](std::size_t segment, std::uint64_t offset, std::uint64_t bytes) {
+                                order.destination.push_back({slab.row(segment, start.slot) + offset, bytes});
+                                const SegmentPlace::Spot at = source.announce.places[segment].of(local);
+                                order.source_pieces.push_back({{start.source, at.region}, at.offset + offset, bytes});
+                                payload += bytes;
+                              });
+  in_flight_[start.chunk] = {start.lane == kNetworkIn ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY, payload};
+  return order;
+}
+
+// ---------------------------------------------------------------- memory and slabs
+
+Status Runtime::free_region(RegionNumber number) {
+  const Regions::Region& region = regions_.at(number);
+  if (region.users != 0) {
+    return Status(CARDEA_ERR_BUSY,
+                  fmt::format("{} layers or slabs lie in the memory of {} bytes", region.users, region.bytes),
+                  {.bytes = region.bytes});
+  }
+  // Peers hear of it before the transports let go; the memory itself goes last, when nothing can be offered of it any more.
+  for (const Rank peer : spoken_to_) send(peer, RegionsGone{{number}});
+  auto kept = std::make_shared<Regions::Region>(std::move(regions_.at(number)));
+  regions_.remove(number);
+  enqueue([this, number, kept] {
+    std::set<transport::Transport*> transports(route_.begin(), route_.end());
+    for (transport::Transport* transport : transports) {
+      if (transport != nullptr) transport->withdraw(number);
+    }
+  });
+  return {};
+}
+
+Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout layout, std::uint32_t slots,
+                                                         std::uint32_t first_slot, const std::vector<Placement>& places) {
+  auto slab = std::make_shared<SlabRecord>();
+  if (places.empty()) {
+    std::uint64_t total = 0;
+    std::vector<std::uint64_t> starts;
+    for (const core::Segment& segment : layout.segments()) {
+      const std::uint64_t stride = (segment.bytes + segment.alignment - 1) / segment.alignment * segment.alignment;
+      total = (total + 4095) / 4096 * 4096;
+      starts.push_back(total);
+      slab->stride.push_back(stride);
+      if (__builtin_mul_overflow(stride, std::uint64_t{slots}, &total) ||
+          __builtin_add_overflow(total, starts.back(), &total)) {
+        return Status(CARDEA_ERR_NO_MEMORY, "the slab is larger than the address space");
+      }
+    }
+    Result<LandingMemory> memory = LandingMemory::create(total);
+    if (!memory.ok()) return memory.status().within(fmt::format("slab of {} slots, {} bytes", slots, total));
+    slab->memory = std::move(*memory);
+    for (const std::uint64_t start : starts) slab->base.push_back(slab->memory.data() + start);
+  } else {
+    slab->first_slot = first_slot;
+    for (const Placement& place : places) {
+      slab->base.push_back(place.base);
+      slab->stride.push_back(place.stride);
+    }
+  }
+  slab->layout = std::move(layout);
+  slab->number = core_.add_slab(slots);
+  slabs_.emplace(slab->number, slab);
+  return slab;
+}
+
+Status Runtime::destroy_slab(SlabRecord& slab) {
+  if (slab.layers != 0) return Status::error(CARDEA_ERR_BUSY, "{} layers name the slab", slab.layers);
+  if (const Status status = core_.remove_slab(slab.number); !status.ok()) return status;
+  slabs_.erase(slab.number);
+  return {};
+}
+
+// ---------------------------------------------------------------- versions
+
+Status Runtime::publish(LayerRecord& layer, Version version) {
+  const Status status = core_.publish(layer.number, version, now());
+  if (status.ok()) {
+    stamps_.set(regions_, layer.stamp, version);
+    for (const ExpertIndex expert : layer.announce.experts) layer.table[expert].version = version;
+  }
+  dispatch();
+  return status;
+}
+
+Status Runtime::finish(LayerRecord& layer, Version version) {
+  const Status status = core_.finish(layer.number, version, now());
+  dispatch();
+  return status;
+}
+
+Status Runtime::collect(LayerRecord& layer, Version version) {
+  const Status status = core_.collect(layer.number, version);
+  if (status.ok()) stamps_.set(regions_, layer.stamp, kNoVersion);
+  dispatch();
+  return status;
+}
+
+// ---------------------------------------------------------------- fetches
+
+Result<core::FetchNumber> Runtime::fetch(const core::FetchSpec& spec) {
+  Result<core::FetchNumber> fetch = core_.fetch(spec, now());
+  dispatch();
+  return fetch;
+}
+
+Spot Runtime::spot_of(const LayerRecord& layer, const core::Delivery& delivery) const {
+  Spot spot;
+  if (delivery.view == 0) return spot;
+  if (delivery.slot) {
+    const SlabRecord& slab = *slabs_.at(delivery.slab);
+    spot.slot = static_cast<std::int32_t>(slab.first_slot + *delivery.slot);
+    for (std::size_t i = 0; i < layer.layout.count(); ++i) spot.segments[i] = slab.row(i, *delivery.slot);
+  } else if (delivery.path == CARDEA_PATH_HOME) {
+    const std::size_t local = layer.local_of.at(delivery.expert);
+    spot.slot = layer.local_slot[local];
+    for (std::size_t i = 0; i < layer.layout.count(); ++i) spot.segments[i] = layer.local[i][local];
+  } else {
+    const SourceRecord& source = layer.sources.at(delivery.source);
+    const std::size_t local = source.local_of.at(delivery.expert);
+    for (std::size_t i = 0; i < layer.layout.count(); ++i) {
+      const SegmentPlace::Spot at = source.announce.places[i].of(local);
+      spot.segments[i] = source.mapped.at(at.region) + at.offset;
+    }
+  }
+  for (std::size_t i = 0; i < layer.layout.count(); ++i) {
+    if (!(delivery.segments >> i & 1)) spot.segments[i] = nullptr;
+  }
+  return spot;
+}
+
+void Runtime::enter_in_table(LayerRecord& layer, Version version, const core::Delivery& delivery, const Spot& spot) {
+  if (delivery.view == 0 || layer.local_of.contains(delivery.expert)) return;  // home experts are always there
+  ++layer.table_views[delivery.expert];
+  cardea_expert_entry_t& entry = layer.table[delivery.expert];
+  entry.version = version;
+  entry.slot = spot.slot;
+  for (std::size_t i = 0; i < layer.layout.count(); ++i) {
+    if (spot.segments[i] != nullptr) layer.table_segments[delivery.expert * layer.layout.count() + i] = spot.segments[i];
+  }
+}
+
+std::vector<Runtime::Delivered> Runtime::take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max) {
+  const Version version = core_.version_of(fetch);
+  std::vector<Delivered> delivered;
+  for (core::Delivery& delivery : core_.take(fetch, max)) {
+    const Spot spot = spot_of(layer, delivery);
+    enter_in_table(layer, version, delivery, spot);
+    delivered.push_back({std::move(delivery), spot});
+  }
+  return delivered;
+}
+
+Status Runtime::release(core::ViewNumber view) {
+  Result<core::ReleasedView> released = core_.release(view, now());
+  if (!released.ok()) return released.status();
+  LayerRecord& layer = *by_number_.at(released->layer);
+  if (!layer.local_of.contains(released->expert) && --layer.table_views[released->expert] == 0) {
+    cardea_expert_entry_t& entry = layer.table[released->expert];
+    entry.version = kNoVersion;
+    entry.slot = CARDEA_NO_SLOT;
+    const auto first = layer.table_segments.begin() + static_cast<std::ptrdiff_t>(released->expert * layer.layout.count());
+    std::fill_n(first, layer.layout.count(), nullptr);
+  }
+  dispatch();
+  return {};
+}
+
+void Runtime::cancel(core::FetchNumber fetch, const Status& why) {
+  core_.cancel(fetch, why, now());
+  dispatch();
+}
+
+void Runtime::cancel_all(const Status& why) {
+  core_.cancel_all(why, now());
+  dispatch();
+}
+
+void Runtime::destroy_fetch(core::FetchNumber fetch) {
+  core_.destroy(fetch, now());
+  dispatch();
+}
+
+bool Runtime::would_deadlock(core::FetchNumber fetch, const std::set<core::FetchNumber>& waited_for) {
+  const bool stuck = core_.would_deadlock(fetch, waited_for, now());
+  dispatch();
+  return stuck;
+}
+
+void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
+  const auto held = lock();
+  const auto flight = in_flight_.find(token);
+  if (flight == in_flight_.end()) return;
+  if (status.ok()) {
+    (flight->second.path == CARDEA_PATH_NETWORK ? bytes_.network_received : bytes_.node_copied) += flight->second.payload;
+  }
+  in_flight_.erase(flight);
+  core_.chunk_done(token, status, executor_.now());
+  dispatch();
+  if (core_.chunks_in_flight() == 0) observer_.on_change();
+}
+
+}  // namespace cardea::engine

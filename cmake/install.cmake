@@ -13,5 +13,7 @@ configure_package_config_file(cmake/cardea-config.cmake.in ${CMAKE_BINARY_DIR}/c
 write_basic_package_version_file(${CMAKE_BINARY_DIR}/cardea-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_BINARY_DIR}/cardea-config.cmake ${CMAKE_BINARY_DIR}/cardea-config-version.cmake
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/cardea)
+# The prefix is where the file lies, so that an installed tree may be moved.
+file(RELATIVE_PATH CARDEA_PC_TO_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
 configure_file(cmake/cardea.pc.in ${CMAKE_BINARY_DIR}/cardea.pc @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/cardea.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -12,3 +12,14 @@ if(CARDEA_SANITIZE)
   # gcc warns that TSan does not model atomic_thread_fence, which Boost.Asio uses for its own locks.
   target_compile_options(cardea_options INTERFACE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-tsan>)
 endif()
+
+# ccache, where it is installed. It can vouch for precompiled headers only if told to overlook their times.
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
+  set(ccache ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${CCACHE_PROGRAM})
+  set(CMAKE_C_COMPILER_LAUNCHER ${ccache})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${ccache})
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
+    target_compile_options(cardea_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fpch-preprocess>)
+  endif()
+endif()

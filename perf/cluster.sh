@@ -1,0 +1,244 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# An emulated cluster on one machine; --help tells more.
+#
+# Each host is a network namespace with a host name of its own (a UTS namespace). Its eth0 is one end of a veth pair whose
+# other end is a port of a bridge, and both ends are shaped by tc tbf, so that a host's link has its rate in each
+# direction. The bridge lies in one more namespace: nothing of this is ever in the machine's own network, and deleting the
+# namespaces takes everything with them. Names carry this process's id, so runs do not meet.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+usage: perf/cluster.sh [OPTION]... -- PROGRAM [ARGUMENT]...
+       perf/cluster.sh [OPTION]... --iperf
+       perf/cluster.sh --clean
+
+Runs PROGRAM once per rank on emulated hosts and prints the bytes that the kernel counted on each host's link. Needs root.
+
+  --hosts N            number of hosts, 1 to 250 (default 2)
+  --ranks-per-host N   (default 1)
+  --gbit RATE          of each link, each direction, such as 1, 0.1 or 25 (default: as fast as the machine can)
+  --timeout SECONDS    ends the run with status 124 (default 600)
+  --json FILE          writes the counters as JSON too
+  --iperf              measures the link between two hosts by iperf3, instead of running a program
+  --clean              removes what runs left behind that were killed by SIGKILL
+
+Ranks are numbered host by host. Each gets CARDEA_RANK, CARDEA_WORLD_SIZE, CARDEA_LOCAL_RANK, CARDEA_ROOT (a free
+address:port of rank 0's host), CARDEA_JOB, CARDEA_SECRET_FILE, the same under torchrun's names (RANK, WORLD_SIZE,
+LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and UCX_TLS=tcp,self unless UCX_TLS is set.
+Exit status: that of the first rank to fail (128 + signal if killed), 0 if none did, 1 if the cluster could not be made,
+2: wrong options.
+END
+}
+die() {
+  echo "cluster.sh: $1" >&2
+  exit "${2-1}"
+}
+wrong() { die "$1 (--help lists the options)" 2; }
+
+# ---- left-overs of dead runs: namespaces cardea-PID-... whose PID is no cluster.sh any more
+remove_namespaces() {  # PREFIX
+  local ns pids
+  for ns in $(ip netns list | awk -v prefix="$1" 'index($1, prefix) == 1 {print $1}'); do
+    pids=$(ip netns pids "$ns" 2>/dev/null || true)
+    # shellcheck disable=SC2086
+    [[ -z $pids ]] || kill -KILL $pids 2>/dev/null || true
+    ip netns delete "$ns" 2>/dev/null || true
+  done
+}
+clean() {
+  local pid removed=0
+  for pid in $(ip netns list | sed -nE 's/^cardea-([0-9]+)-.*/\1/p' | sort -u); do
+    ! tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q 'cluster\.sh' || continue
+    remove_namespaces "cardea-$pid-"
+    rm -rf "${TMPDIR:-/tmp}/cardea-$pid-"??????
+    removed=$((removed + 1))
+  done
+  echo "removed what $removed dead runs had left"
+}
+
+# ---- options
+hosts=2 ranks_per_host=1 gbit='' timeout=600 json='' iperf='' program=()
+whole() { [[ ${2-} =~ ^[1-9][0-9]{0,5}$ ]] || wrong "$1 takes a whole number from 1, not '${2-}'"; }
+while (($#)); do
+  case $1 in
+    --hosts) whole "$@"; hosts=$2; shift 2 ;;
+    --ranks-per-host) whole "$@"; ranks_per_host=$2; shift 2 ;;
+    --timeout) whole "$@"; timeout=$2; shift 2 ;;
+    --gbit) [[ ${2-} =~ ^[0-9]+(\.[0-9]+)?$ && ! $2 =~ ^[0.]+$ ]] || wrong "--gbit takes a rate above 0, not '${2-}'"
+            gbit=$2; shift 2 ;;
+    --json) [[ -n ${2-} ]] || wrong "--json takes a file name"
+            json=$2; shift 2 ;;
+    --iperf) iperf=1; shift ;;
+    --clean) clean_only=1; shift ;;
+    --help|-h) usage; exit 0 ;;
+    --) shift; program=("$@"); break ;;
+    *) wrong "unknown option '$1'; the program comes after --" ;;
+  esac
+done
+((hosts <= 250)) || wrong "--hosts takes at most 250"
+for tool in ip tc nsenter unshare; do command -v "$tool" >/dev/null || die "needs $tool (packages iproute2, util-linux)"; done
+[[ $EUID -eq 0 ]] || die "network namespaces need root"
+if [[ ${clean_only-} ]]; then
+  clean
+  exit 0
+fi
+[[ $iperf ]] || ((${#program[@]})) || wrong "no program given"
+[[ ! $iperf ]] || ((!${#program[@]})) || wrong "--iperf and a program exclude each other"
+[[ ! $iperf ]] || command -v iperf3 >/dev/null || die "--iperf needs iperf3 (package iperf3)"
+[[ ! $iperf ]] || ((hosts >= 2)) || wrong "--iperf needs two hosts"
+
+# ---- making and removing the cluster
+prefix=cardea-$$-
+holders=()
+work=$(mktemp -d "${TMPDIR:-/tmp}/${prefix}XXXXXX")
+finish() {
+  local status=$?
+  trap - EXIT
+  trap '' INT TERM HUP
+  exec 2>/dev/null  # bash would report every process that it sees killed
+  remove_namespaces "$prefix"
+  rm -rf "$work"
+  exit "$status"
+}
+trap finish EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+address() { echo "10.77.0.$(($1 + 1))"; }
+
+shape() {  # NAMESPACE DEVICE: a bucket of 4 ms, since a timer may be that late, and of at least two of the largest packets
+  [[ -z $gbit ]] || tc -n "$1" qdisc add dev "$2" root tbf latency 20ms \
+    $(awk -v gbit="$gbit" 'BEGIN {burst = gbit * 1e9 / 8 * 0.004; if (burst < 131072) burst = 131072
+                                  printf "rate %dkbit burst %d", gbit * 1e6, burst}')
+}
+
+add_namespace() {
+  ip netns add "$1"
+  ip netns exec "$1" sh -c 'for f in all default; do echo 1 >/proc/sys/net/ipv6/conf/$f/disable_ipv6; done' 2>/dev/null || true
+  ip -n "$1" link set lo up
+}
+
+make_cluster() {
+  local switch=${prefix}switch host ns name
+  add_namespace "$switch"
+  ip -n "$switch" link add bridge type bridge mcast_snooping 0
+  ip -n "$switch" link set bridge up
+  for ((host = 0; host < hosts; host++)); do
+    ns=$prefix$host name=cardea-host$host
+    add_namespace "$ns"
+    ip -n "$switch" link add "port$host" type veth peer name eth0 netns "$ns"
+    ip -n "$switch" link set "port$host" master bridge up
+    ip -n "$ns" address add "$(address $host)/24" dev eth0
+    ip -n "$ns" link set eth0 up
+    shape "$switch" "port$host"
+    shape "$ns" eth0
+    # This process holds the host's name for as long as the cluster lives.
+    ip netns exec "$ns" unshare --uts sh -c "echo $name >/proc/sys/kernel/hostname && exec sleep infinity" >/dev/null 2>&1 &
+    holders[host]=$!
+    disown $!
+  done
+  for ((host = 0; host < hosts; host++)); do
+    until [[ $(nsenter --uts=/proc/${holders[host]}/ns/uts cat /proc/sys/kernel/hostname 2>/dev/null) == "cardea-host$host" ]]; do
+      kill -0 "${holders[host]}" 2>/dev/null || die "could not give host $host its name"
+      sleep 0.01
+    done
+  done
+}
+
+# on HOST COMMAND...: replaces the calling (sub)shell.
+on() { exec ip netns exec "$prefix$1" nsenter --uts="/proc/${holders[$1]}/ns/uts" "${@:2}"; }
+
+# counters HOST: bytes and packets sent and received on eth0, and bytes over lo, in one line
+counters() {
+  (on "$1" sh -c 'cd /sys/class/net && cat eth0/statistics/tx_bytes eth0/statistics/rx_bytes eth0/statistics/tx_packets \
+    eth0/statistics/rx_packets lo/statistics/tx_bytes' | paste -sd ' ' -)
+}
+
+# ---- what runs on it
+run_ranks() {
+  local world=$((hosts * ranks_per_host)) rank host local_rank port timer ended status=0 code running
+  local -A rank_of=()
+  port=$((20000 + RANDOM % 10000))  # nothing else listens in namespaces this new
+  (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$work/secret")
+  for ((rank = 0; rank < world; rank++)); do
+    host=$((rank / ranks_per_host)) local_rank=$((rank % ranks_per_host))
+    (on "$host" env --default-signal=INT,QUIT UCX_TLS="${UCX_TLS-tcp,self}" CARDEA_JOB="cluster-$$" CARDEA_SECRET_FILE="$work/secret" \
+      CARDEA_ROOT="$(address 0):$port" CARDEA_RANK=$rank CARDEA_WORLD_SIZE=$world CARDEA_LOCAL_RANK=$local_rank \
+      RANK=$rank WORLD_SIZE=$world LOCAL_RANK=$local_rank LOCAL_WORLD_SIZE="$ranks_per_host" \
+      MASTER_ADDR="$(address 0)" MASTER_PORT=$port "${program[@]}") &
+    rank_of[$!]=$rank
+  done
+  (on 0 sleep "$timeout" >/dev/null 2>&1) &  # on a host, so that it goes when the host does
+  timer=$!
+  for ((running = world; running > 0;)); do
+    code=0
+    wait -n -p ended "${!rank_of[@]}" "$timer" || code=$?
+    if [[ $ended == "$timer" ]]; then
+      echo "cluster.sh: $running of $world ranks still ran after $timeout s" >&2
+      return 124
+    fi
+    running=$((running - 1))
+    if ((code)); then
+      echo "cluster.sh: rank ${rank_of[$ended]} on cardea-host$((rank_of[$ended] / ranks_per_host)) ended with status $code" >&2
+      ((status)) || status=$code
+    fi
+    unset "rank_of[$ended]"
+  done
+  return "$status"
+}
+
+measure_iperf() {
+  (on 1 iperf3 --server --one-off >/dev/null) &
+  until (on 0 iperf3 --client "$(address 1)" --time 5 --json) >"$work/iperf" 2>&1 && grep -q sum_received "$work/iperf"; do
+    grep -q 'Connection refused' "$work/iperf" || { cat "$work/iperf" >&2; return 1; }
+    sleep 0.05  # the server is about to listen
+  done
+}
+
+# ---- tables
+print_counters() {
+  local host
+  for ((host = 0; host < hosts; host++)); do echo "$host ${before[host]} ${after[host]}"; done |
+    awk -v ranks="$ranks_per_host" -v json="$json" -v seconds="$1" '
+      function megabytes(bytes) {return sprintf("%.3f", bytes / 1e6)}
+      BEGIN {printf "\n%-14s %6s %12s %12s %13s %13s %13s\n", "host", "ranks", "sent MB", "received MB", "packets sent", "packets recv", "loopback MB"}
+      {
+        for (i = 1; i <= 5; i++) {delta[i] = $(i + 6) - $(i + 1); sum[i] += delta[i]}
+        printf "%-14s %6d %12s %12s %13d %13d %13s\n", "cardea-host" $1, ranks, megabytes(delta[1]), megabytes(delta[2]), delta[3], delta[4], megabytes(delta[5])
+        rows = rows sprintf("%s\n    {\"host\": \"cardea-host%d\", \"ranks\": %d, \"sent_bytes\": %d, \"received_bytes\": %d, \"sent_packets\": %d, \"received_packets\": %d, \"loopback_bytes\": %d}",
+                            rows == "" ? "" : ",", $1, ranks, delta[1], delta[2], delta[3], delta[4], delta[5])
+      }
+      END {
+        printf "%-14s %6d %12s %12s %13d %13d %13s\n", "all", ranks * NR, megabytes(sum[1]), megabytes(sum[2]), sum[3], sum[4], megabytes(sum[5])
+        if (json != "") printf "{\n  \"seconds\": %s,\n  \"hosts\": [%s\n  ]\n}\n", seconds, rows >json
+      }'
+}
+
+# Goodput as the receiver saw it (all but the last values of iperf3's JSON are of single seconds or streams), and what the
+# kernel counted for it.
+print_iperf() {
+  awk -v before="${before[0]}" -v after="${after[0]}" '
+    BEGIN {split(before, b, " "); split(after, a, " "); sent = a[1] - b[1]; FS = "[:,[:space:]]+"}
+    {for (i = 1; i < NF; i++) if ($i ~ /^"/) value[$i] = $(i + 1)}
+    /"sum_received"/ {inside = 1}
+    inside && /"bytes"/ {received = value["\"bytes\""]}
+    inside && /"bits_per_second"/ {rate = value["\"bits_per_second\""]; inside = 0}
+    END {
+      printf "\ngoodput %.1f MB/s (%.3f Gbit/s), bytes on the link / bytes received: %.4f\n", rate / 8e6, rate / 1e9, sent / received
+    }' "$work/iperf"
+}
+
+make_cluster
+before=() after=()
+for ((host = 0; host < hosts; host++)); do before[host]=$(counters $host); done
+began=$EPOCHREALTIME
+status=0
+if [[ $iperf ]]; then measure_iperf || status=$?; else run_ranks || status=$?; fi
+seconds=$(awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN {printf "%.3f", b - a}')
+for ((host = 0; host < hosts; host++)); do after[host]=$(counters $host); done
+print_counters "$seconds"
+if [[ $iperf ]] && ((!status)); then print_iperf; fi
+exit "$status"

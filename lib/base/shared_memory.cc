@@ -28,9 +28,13 @@ namespace {
 constexpr std::uint64_t kHugePage = 2 << 20;
 constexpr std::uint64_t kNoLimit = std::numeric_limits<std::uint64_t>::max();
 
-std::uint64_t page_size() { return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)); }
+std::uint64_t page_size() {
+  return static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+}
 
-std::uint64_t whole_pages(std::uint64_t bytes) { return (bytes + page_size() - 1) / page_size() * page_size(); }
+std::uint64_t whole_pages(std::uint64_t bytes) {
+  return (bytes + page_size() - 1) / page_size() * page_size();
+}
 
 // Memory that can be had now without the out-of-memory killer; no limit known if the system does not tell.
 std::uint64_t available_memory() {
@@ -64,11 +68,12 @@ std::uint64_t group_limit() {
 Status check_limits(std::uint64_t bytes) {
   rlimit file_size{};
   if (getrlimit(RLIMIT_FSIZE, &file_size) == 0 && file_size.rlim_cur != RLIM_INFINITY && bytes > file_size.rlim_cur) {
-    return Status::error(CARDEA_ERR_NO_MEMORY, "shared memory of {} bytes: the limit of file sizes (RLIMIT_FSIZE) is {}", bytes,
-                         file_size.rlim_cur);
+    return Status::error(CARDEA_ERR_NO_MEMORY, "shared memory of {} bytes: the limit of file sizes (RLIMIT_FSIZE) is {}",
+                         bytes, file_size.rlim_cur);
   }
   if (const std::uint64_t available = available_memory(); bytes > available) {
-    return Status::error(CARDEA_ERR_NO_MEMORY, "shared memory of {} bytes: only {} are available on this machine", bytes, available);
+    return Status::error(CARDEA_ERR_NO_MEMORY, "shared memory of {} bytes: only {} are available on this machine", bytes,
+                         available);
   }
   if (const std::uint64_t limit = group_limit(); bytes > limit) {
     return Status::error(CARDEA_ERR_NO_MEMORY, "shared memory of {} bytes: the control group allows {}", bytes, limit);
@@ -104,7 +109,9 @@ MappedRange& MappedRange::operator=(MappedRange&& other) noexcept {
   return *this;
 }
 
-MappedRange::~MappedRange() { unmap(); }
+MappedRange::~MappedRange() {
+  unmap();
+}
 
 void MappedRange::unmap() {
   if (data_ != nullptr) munmap(data_, mapped_);
@@ -162,7 +169,9 @@ Result<SharedMemory> SharedMemory::create(std::string_view name, std::uint64_t b
 }
 
 Status check_shareable(int descriptor, std::uint64_t bytes) {
-  const auto wrong = [](auto format, auto... args) { return Status(CARDEA_ERR_PROTOCOL, fmt::format(fmt::runtime(format), args...)); };
+  const auto wrong = [](auto format, auto... args) {
+    return Status(CARDEA_ERR_PROTOCOL, fmt::format(fmt::runtime(format), args...));
+  };
   struct stat file {};
   if (fstat(descriptor, &file) != 0) return Status::from_errno(errno, "fstat", "descriptor of shared memory");
   const int seals = fcntl(descriptor, F_GET_SEALS);

@@ -13,8 +13,8 @@ namespace cardea::shm {
 std::uint64_t segment_layout_hash() {
   using H = RankSegmentHeader;
   const std::string layout =
-      fmt::format("magic {} layout {} bytes {} rank {} nonce {} size {}", offsetof(H, magic), offsetof(H, layout), offsetof(H, bytes),
-                  offsetof(H, rank), offsetof(H, nonce), sizeof(H));
+      fmt::format("magic {} layout {} bytes {} rank {} nonce {} size {}", offsetof(H, magic), offsetof(H, layout),
+                  offsetof(H, bytes), offsetof(H, rank), offsetof(H, nonce), sizeof(H));
   return XXH64(layout.data(), layout.size(), kSegmentMagic);
 }
 

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory that other processes of this machine may read. The owner makes it, writes it, and passes its descriptor; a peer
+// maps it read-only. Nothing has a name in any file system, so nothing is left behind when processes die, and memory whose
+// owner died stays readable for those who have it mapped.
+//
+// What holds once create() has succeeded, whatever a peer does with the descriptor:
+//   - every page exists: neither side can get SIGBUS later, neither takes a page fault at its first touch;
+//   - the size never changes, and nobody can map it writable any more (F_SEAL_FUTURE_WRITE).
+//
+// Resource types: move, never copy. Not thread-safe to move; the memory itself is as safe as what is done with it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "lib/base/status.h"
+#include "lib/base/unique_fd.h"
+
+namespace cardea {
+
+/// A mapping of this process, at an address aligned to 2 MiB. Unmaps when destroyed.
+class MappedRange {
+ public:
+  MappedRange() = default;
+  MappedRange(MappedRange&& other) noexcept;
+  MappedRange& operator=(MappedRange&& other) noexcept;
+  ~MappedRange();
+
+  /// Maps `bytes` of `descriptor` from its start and brings all pages in. NO_MEMORY (address space, memory), SYSTEM.
+  static Result<MappedRange> map(int descriptor, std::uint64_t bytes, bool writable);
+
+  std::byte* data() const { return data_; }
+
+ private:
+  MappedRange(std::byte* data, std::uint64_t mapped) : data_(data), mapped_(mapped) {}
+  void unmap();
+
+  std::byte* data_ = nullptr;
+  std::uint64_t mapped_ = 0;  // bytes, whole pages
+};
+
+/// The owner's side.
+class SharedMemory {
+ public:
+  SharedMemory() = default;
+
+  /// `bytes` of zeros, at least 1. `name` shows in /proc/PID/maps, nowhere else. Huge pages are used where the system lets
+  /// shared memory have them. INVALID_ARGUMENT (0 bytes), NO_MEMORY (names the bytes and the limit), SYSTEM.
+  static Result<SharedMemory> create(std::string_view name, std::uint64_t bytes);
+
+  std::byte* data() const { return range_.data(); }
+  std::uint64_t size() const { return size_; }
+  /// For passing on by SCM_RIGHTS; stays owned here.
+  int descriptor() const { return descriptor_.get(); }
+  explicit operator bool() const { return size_ > 0; }
+
+ private:
+  UniqueFd descriptor_;
+  MappedRange range_;
+  std::uint64_t size_ = 0;
+};
+
+/// A peer's side.
+class SharedMapping {
+ public:
+  SharedMapping() = default;
+
+  /// Maps the first `bytes` behind a received descriptor, read-only, all pages present. The descriptor stays the caller's
+  /// and may be closed at once. PROTOCOL if it is no memfd, smaller than `bytes` (0 included), or not sealed against
+  /// shrinking (its owner could make us die by SIGBUS); NO_MEMORY, SYSTEM.
+  static Result<SharedMapping> open(int descriptor, std::uint64_t bytes);
+
+  const std::byte* data() const { return range_.data(); }
+  std::uint64_t size() const { return size_; }
+  explicit operator bool() const { return size_ > 0; }
+
+ private:
+  MappedRange range_;
+  std::uint64_t size_ = 0;
+};
+
+/// Whether a peer could map `descriptor` by SharedMapping::open; says what is wrong with it otherwise.
+Status check_shareable(int descriptor, std::uint64_t bytes);
+
+}  // namespace cardea

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// The transport between nodes, on UCX 1.13 or newer. Chunks are asked for and streamed back as active messages; where the
+// network really has one-sided GET (RDMA), they are read without the source's help. docs/wire-format-ucx.md has the bytes.
+//
+// The result is used by the engine thread alone, save address(); it may be made by another thread before the engine runs.
+// It sleeps on the worker's descriptor when idle. A user's own UCX_* settings win over everything that Cardea sets.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "lib/base/status.h"
+#include "lib/base/types.h"
+#include "lib/transport/transport.h"
+
+namespace boost::asio {
+class io_context;
+}
+
+namespace cardea::transport {
+
+/// Whether chunks are read from the source's memory by ucp_get.
+enum class GetPolicy {
+  kAuto,    // where the endpoint's lanes are known to do it in hardware
+  kNever,   // always ask and stream
+  kAlways,  // whenever the source has offered the memory, even if UCX emulates it
+};
+
+/// How the payload of a chunk travels as an active message.
+enum class StreamProtocol {
+  kRendezvous,  // straight into the destination, without a copy through UCX's buffers
+  kEager,       // sent at once, copied from UCX's buffers
+};
+
+struct UcxOptions {
+  Rank self = kNoRank;
+  std::string job_id;
+  std::array<std::byte, 32> secret{};
+  /// Off only where the peers cannot die unnoticed, as in a test: dead peers are not noticed then.
+  bool peer_errors = true;
+  GetPolicy get = GetPolicy::kAuto;
+  StreamProtocol stream = StreamProtocol::kRendezvous;
+  /// How long to keep polling after the last progress before sleeping.
+  Nanoseconds spin{0};
+  /// How long close() waits for queued messages, and then for UCX to let go of memory before the worker is destroyed.
+  Nanoseconds flush_timeout = std::chrono::milliseconds(500);
+  Nanoseconds drain_timeout = std::chrono::seconds(2);
+  /// UCX settings such as {"TCP_NODELAY", "y"}, each used only if UCX_<name> is not in the environment.
+  std::vector<std::pair<std::string, std::string>> defaults;
+};
+
+/// Errors: TRANSPORT (UCX refuses; the message has call and reason), CONFIGURATION (a default that UCX does not know),
+/// INVALID_ARGUMENT (no rank given). `io` and `listener` must outlive the transport.
+Result<std::unique_ptr<Transport>> make_ucx_transport(boost::asio::io_context& io, Listener& listener,
+                                                      const UcxOptions& options);
+
+/// UCX found at run time, such as "1.13.1".
+std::string ucx_version();
+
+}  // namespace cardea::transport

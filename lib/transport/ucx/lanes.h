@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tells whether an endpoint reads remote memory in hardware. UCX offers ucp_get on every endpoint, and over most it is a
+// request that the other side's software answers: slower than asking for the chunk. UCX 1.13 says which only in the text of
+// ucp_ep_print_info, so that is read, and an unknown text means no.
+#pragma once
+
+#include <ucp/api/ucp.h>
+
+#include <string_view>
+
+namespace cardea::transport::ucx {
+
+/// From the text: a lane of an RDMA transport (rc, dc) for which a GET protocol is listed.
+bool describes_hardware_get(std::string_view endpoint_info);
+/// Asks UCX about the endpoint. `peer_errors` as the endpoint was made: with it, UCX 1.15 to 1.18 lose zero-copy GET.
+bool has_hardware_get(ucp_ep_h endpoint, bool peer_errors);
+
+}  // namespace cardea::transport::ucx

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// What UCX transports say to each other: addresses, and the header before every active message. Pure functions; input is
+// hostile. docs/wire-format-ucx.md specifies the bytes.
+//
+// Anyone who reaches the worker's port may send to it. So every header carries a pass: an HMAC under the job's secret of
+// job, wire version, both ranks and both contexts' random nonces. Only members can make it, it holds for one direction
+// between two contexts, and a copy of it means nothing to any other context.
+#pragma once
+
+#include <array>
+#include <string>
+#include <string_view>
+#include <variant>
+
+#include "lib/base/status.h"
+#include "lib/base/types.h"
+#include "lib/transport/transport.h"
+
+namespace cardea::transport::ucx {
+
+using Nonce = std::array<std::byte, 16>;
+using Pass = std::array<std::byte, 16>;
+
+inline constexpr std::size_t kMaxWorkerAddress = 64 << 10;
+inline constexpr std::size_t kMaxRkey = 4 << 10;
+inline constexpr std::size_t kMaxErrorText = 200;
+inline constexpr std::uint64_t kMaxChunk = std::uint64_t{1} << 40;
+
+struct Address {
+  Rank rank = kNoRank;
+  Nonce nonce{};
+  Bytes worker;
+};
+Bytes encode_address(const Address& address);
+/// PROTOCOL if malformed or of another rank, MISMATCH if of another wire version.
+Result<Address> decode_address(ByteView in, Rank expected);
+
+/// A region as its owner offers it. Without an rkey it can only be asked for.
+struct Region {
+  std::uint64_t base = 0;
+  Bytes rkey;
+};
+Bytes encode_region(const Region& region);
+Result<Region> decode_region(ByteView in);
+
+/// One end of a pass.
+struct Member {
+  Rank rank = kNoRank;
+  Nonce nonce{};
+};
+Pass make_pass(ByteView secret, std::string_view job_id, const Member& from, const Member& to);
+
+/// The fixed part, checked before anything else is looked at.
+struct Envelope {
+  std::uint8_t opcode = 0;
+  Rank from = kNoRank;
+  Pass pass{};
+};
+inline constexpr std::size_t kEnvelopeBytes = 1 + 4 + 16;
+
+/// Payload: the message.
+struct MessageHeader {
+  std::uint64_t sequence = 0;  // from 0, per direction
+};
+/// No payload.
+struct ChunkRequest {
+  std::uint64_t token = 0;
+  ExpertAddress expert;
+  std::uint64_t offset = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t payload = 0;  // bytes the asker has room for: all that will be sent
+};
+/// Payload: the chunk's.
+struct ChunkData {
+  std::uint64_t token = 0;
+};
+/// No payload.
+struct ChunkError {
+  std::uint64_t token = 0;
+  cardea_status_t code = CARDEA_ERR_INTERNAL;
+  std::string text;  // printable ASCII
+};
+using Header = std::variant<MessageHeader, ChunkRequest, ChunkData, ChunkError>;
+
+Bytes encode_header(Rank from, const Pass& pass, const Header& header);
+Result<Envelope> decode_envelope(ByteView in);
+/// `in` is the whole header, envelope included.
+Result<Header> decode_header(ByteView in);
+
+}  // namespace cardea::transport::ucx

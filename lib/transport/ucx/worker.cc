@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lib/transport/ucx/worker.h"
+
+#include <poll.h>
+
+#include <cstdlib>
+#include <memory>
+
+namespace cardea::transport::ucx {
+namespace {
+
+constexpr int kProgressPerTurn = 32;
+
+struct ConfigRelease {
+  void operator()(ucp_config_t* config) const { ucp_config_release(config); }
+};
+
+bool readable(int fd) {
+  pollfd entry{fd, POLLIN, 0};
+  return ::poll(&entry, 1, 0) > 0;
+}
+
+}  // namespace
+
+Status ucx_error(ucs_status_t status, std::string_view call) {
+  return Status::error(status == UCS_ERR_NO_MEMORY ? CARDEA_ERR_NO_MEMORY : CARDEA_ERR_TRANSPORT, "{}: {}", call,
+                       ucs_status_string(status));
+}
+
+Result<std::shared_ptr<Worker>> Worker::make(boost::asio::io_context& io, const UcxOptions& options) {
+  auto worker = std::make_shared<Worker>(io, options.spin);
+  if (auto status = worker->open(options); !status.ok()) return status;
+  return worker;
+}
+
+Status Worker::open(const UcxOptions& options) {
+  ucp_config_t* raw = nullptr;
+  if (const auto status = ucp_config_read(nullptr, nullptr, &raw); status != UCS_OK)
+    return ucx_error(status, "ucp_config_read");
+  const std::unique_ptr<ucp_config_t, ConfigRelease> config(raw);
+  for (const auto& [name, value] : options.defaults) {
+    if (std::getenv(("UCX_" + name).c_str()) != nullptr) continue;
+    if (const auto status = ucp_config_modify(raw, name.c_str(), value.c_str()); status != UCS_OK) {
+      return Status::error(CARDEA_ERR_CONFIGURATION, "UCX setting {}={}: {}", name, value, ucs_status_string(status));
+    }
+  }
+  ucp_params_t params{};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_NAME;
+  params.features = UCP_FEATURE_AM | UCP_FEATURE_RMA | UCP_FEATURE_WAKEUP;
+  params.name = "cardea";
+  if (const auto status = ucp_init(&params, raw, &context_); status != UCS_OK) {
+    context_ = nullptr;
+    return ucx_error(status, "ucp_init");
+  }
+  ucp_worker_params_t worker_params{};
+  worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  worker_params.thread_mode = UCS_THREAD_MODE_SERIALIZED;  // made by one thread, driven by another
+  if (const auto status = ucp_worker_create(context_, &worker_params, &worker_); status != UCS_OK) {
+    worker_ = nullptr;
+    return ucx_error(status, "ucp_worker_create");
+  }
+  int fd = -1;
+  if (const auto status = ucp_worker_get_efd(worker_, &fd); status != UCS_OK) return ucx_error(status, "ucp_worker_get_efd");
+  boost::system::error_code error;
+  descriptor_.assign(fd, error);
+  if (error) return Status::from_errno(error.value(), "epoll_ctl", "UCX worker");
+  return {};
+}
+
+Result<Bytes> Worker::address() const {
+  ucp_address_t* address = nullptr;
+  std::size_t length = 0;
+  if (const auto status = ucp_worker_get_address(worker_, &address, &length); status != UCS_OK) {
+    return ucx_error(status, "ucp_worker_get_address");
+  }
+  const auto* first = reinterpret_cast<const std::byte*>(address);
+  Bytes bytes(first, first + length);
+  ucp_worker_release_address(worker_, address);
+  return bytes;
+}
+
+void Worker::kick() {
+  if (posted_ || stopped_) return;
+  posted_ = true;
+  boost::asio::post(io_, [self = shared_from_this()] { self->run(); });
+}
+
+void Worker::run() {
+  posted_ = false;
+  if (stopped_) return;
+  int calls = 0;
+  while (calls < kProgressPerTurn && ucp_worker_progress(worker_) != 0) ++calls;
+  const bool acted = turn_ && turn_();
+  if (stopped_) return;
+  // What the turn started must be progressed at least once before the worker may sleep.
+  if (acted || calls == kProgressPerTurn) {
+    if (spin_.count() > 0) last_work_ = Clock::now();
+    return kick();
+  }
+  if (spin_.count() > 0) {
+    const auto now = Clock::now();
+    if (calls > 0) last_work_ = now;
+    if (now - last_work_ < spin_) return kick();
+  }
+  sleep();
+}
+
+void Worker::sleep() {
+  if (ucp_worker_arm(worker_) != UCS_OK) return kick();  // BUSY: something came meanwhile
+  // A wait that is still outstanding saw its edge before this arming; what has come since must not be missed.
+  if (waiting_ && readable(descriptor_.native_handle())) return kick();
+  wait();
+}
+
+void Worker::wait() {
+  if (waiting_) return;
+  waiting_ = true;
+  descriptor_.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                         [self = shared_from_this()](const boost::system::error_code& error) {
+                           self->waiting_ = false;
+                           if (!error) self->run();
+                         });
+}
+
+void Worker::stop() {
+  if (std::exchange(stopped_, true)) return;
+  if (descriptor_.is_open()) descriptor_.release();  // the descriptor is UCX's to close
+  if (worker_ != nullptr) ucp_worker_destroy(worker_);
+  if (context_ != nullptr) ucp_cleanup(context_);
+  worker_ = nullptr;
+  context_ = nullptr;
+}
+
+}  // namespace cardea::transport::ucx

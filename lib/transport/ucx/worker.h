@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// Owns a UCX context and its one worker, and drives them as an Asio object: progress until nothing is left, hand control to
+// the transport, arm, sleep on the worker's descriptor. A turn is bounded, so other handlers of the io_context get their
+// share.
+//
+//     idle ──kick(), descriptor readable──► running ──nothing left, armed──► idle        running ──busy──► running (posted)
+//     any ──stop()──► stopped
+//
+// Engine thread only. The handlers in flight keep the object alive, and do nothing after stop().
+#pragma once
+
+#include <ucp/api/ucp.h>
+
+#include <functional>
+#include <memory>
+
+#include "lib/base/asio.h"
+#include "lib/base/status.h"
+#include "lib/base/types.h"
+#include "lib/transport/ucx/factory.h"
+
+namespace cardea::transport::ucx {
+
+/// TRANSPORT: "call: reason".
+Status ucx_error(ucs_status_t status, std::string_view call);
+
+class Worker : public std::enable_shared_from_this<Worker> {
+ public:
+  static Result<std::shared_ptr<Worker>> make(boost::asio::io_context& io, const UcxOptions& options);
+  Worker(boost::asio::io_context& io, Nanoseconds spin) : io_(io), spin_(spin), descriptor_(io) {}
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+  ~Worker() { stop(); }
+
+  ucp_context_h context() const { return context_; }
+  ucp_worker_h handle() const { return worker_; }
+  Result<Bytes> address() const;
+
+  /// `turn` runs after progress, never inside a UCX callback, and says whether it did anything.
+  void on_turn(std::function<bool()> turn) { turn_ = std::move(turn); }
+  /// Has a turn run soon: UCX was given something to do, or the transport has something to deliver.
+  void kick();
+  /// Destroys worker and context, after which UCX touches no memory. May be called inside a turn.
+  void stop();
+
+ private:
+  Status open(const UcxOptions& options);
+  void run();
+  void sleep();
+  void wait();
+
+  boost::asio::io_context& io_;
+  Nanoseconds spin_;
+  boost::asio::posix::stream_descriptor descriptor_;
+  ucp_context_h context_ = nullptr;
+  ucp_worker_h worker_ = nullptr;
+  std::function<bool()> turn_;
+  Clock::time_point last_work_{};
+  bool posted_ = false;
+  bool waiting_ = false;
+  bool stopped_ = false;
+};
+
+}  // namespace cardea::transport::ucx

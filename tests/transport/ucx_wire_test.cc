@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lib/transport/ucx/wire.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "lib/base/wire.h"
+#include "lib/transport/ucx/in_order.h"
+#include "lib/transport/ucx/lanes.h"
+
+namespace cardea::transport::ucx {
+namespace {
+
+Address sample_address() {
+  return {7, {std::byte{1}, std::byte{2}}, Bytes(100, std::byte{9})};
+}
+
+std::vector<Header> sample_headers() {
+  ChunkRequest request{11, {{0x1122334455667788, 3}, 5, 42}, 4096, 8192, 8000};
+  return {MessageHeader{77}, request, ChunkData{12}, ChunkError{13, CARDEA_ERR_STALE, "version 3 was retired"}};
+}
+
+template <typename Decode>
+void expect_truncations_fail(const Bytes& whole, Decode decode) {
+  ASSERT_TRUE(decode(whole).ok());
+  for (std::size_t length = 0; length < whole.size(); ++length) {
+    EXPECT_EQ(decode(Bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length))).status().code(),
+              CARDEA_ERR_PROTOCOL)
+        << "cut to " << length;
+  }
+  Bytes longer = whole;
+  longer.push_back(std::byte{0});
+  EXPECT_EQ(decode(longer).status().code(), CARDEA_ERR_PROTOCOL);
+}
+
+void set_length(Bytes& bytes, std::size_t at, std::uint32_t value) {
+  for (std::size_t i = 0; i < 4; ++i) bytes[at + i] = static_cast<std::byte>(value >> (8 * i));
+}
+
+TEST(UcxWire, AddressComesBackAndNoTruncationOfItDecodes) {
+  const Bytes bytes = encode_address(sample_address());
+  const auto back = decode_address(bytes, 7);
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(back->rank, 7u);
+  EXPECT_EQ(back->nonce, sample_address().nonce);
+  EXPECT_EQ(back->worker, sample_address().worker);
+  expect_truncations_fail(bytes, [](const Bytes& in) { return decode_address(in, 7); });
+}
+
+TEST(UcxWire, AddressOfAnotherRankOrVersionOrKindIsRefusedWithItsReason) {
+  Bytes bytes = encode_address(sample_address());
+  EXPECT_EQ(decode_address(bytes, 8).status().code(), CARDEA_ERR_PROTOCOL);
+  bytes[4] ^= std::byte{0xff};
+  EXPECT_EQ(decode_address(bytes, 7).status().code(), CARDEA_ERR_MISMATCH);
+  bytes[0] ^= std::byte{0xff};
+  EXPECT_EQ(decode_address(bytes, 7).status().code(), CARDEA_ERR_PROTOCOL);
+}
+
+TEST(UcxWire, LengthsOfWorkerAddressesAreCapped) {
+  Address address = sample_address();
+  const std::size_t length_at = 4 + 4 + 4 + 16;
+  for (const std::size_t size : {std::size_t{0}, kMaxWorkerAddress, kMaxWorkerAddress + 1}) {
+    address.worker.assign(size, std::byte{1});
+    EXPECT_EQ(decode_address(encode_address(address), 7).ok(), size == kMaxWorkerAddress) << size;
+  }
+  Bytes bytes = encode_address(sample_address());
+  for (const std::uint32_t lie : {0x80000000u, 0xffffffffu, 101u, 99u}) {
+    set_length(bytes, length_at, lie);
+    EXPECT_EQ(decode_address(bytes, 7).status().code(), CARDEA_ERR_PROTOCOL) << lie;
+  }
+}
+
+TEST(UcxWire, RegionComesBackAndItsRkeyIsCapped) {
+  const Region region{0x7f0012345678, Bytes(33, std::byte{4})};
+  const auto back = decode_region(encode_region(region));
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(back->base, region.base);
+  EXPECT_EQ(back->rkey, region.rkey);
+  expect_truncations_fail(encode_region(region), [](const Bytes& in) { return decode_region(in); });
+  for (const std::size_t size : {std::size_t{0}, kMaxRkey, kMaxRkey + 1}) {
+    EXPECT_EQ(decode_region(encode_region({1, Bytes(size)})).ok(), size <= kMaxRkey) << size;
+  }
+  Bytes bytes = encode_region(region);
+  for (const std::uint32_t lie : {0x80000000u, 0xffffffffu}) {
+    set_length(bytes, 8, lie);
+    EXPECT_EQ(decode_region(bytes).status().code(), CARDEA_ERR_PROTOCOL) << lie;
+  }
+}
+
+TEST(UcxWire, EveryHeaderComesBackAndNoTruncationOfItDecodes) {
+  Pass pass;
+  pass.fill(std::byte{0xab});
+  for (const Header& header : sample_headers()) {
+    const Bytes bytes = encode_header(9, pass, header);
+    const auto envelope = decode_envelope(bytes);
+    ASSERT_TRUE(envelope.ok());
+    EXPECT_EQ(envelope->from, 9u);
+    EXPECT_EQ(envelope->pass, pass);
+    const auto back = decode_header(bytes);
+    ASSERT_TRUE(back.ok());
+    EXPECT_EQ(encode_header(9, pass, *back), bytes);
+    expect_truncations_fail(bytes, [](const Bytes& in) { return decode_header(in); });
+  }
+}
+
+TEST(UcxWire, UnknownOpcodesAreRefused) {
+  for (const unsigned opcode : {0u, 5u, 128u, 255u}) {
+    Bytes bytes = encode_header(1, {}, ChunkData{1});
+    bytes[0] = static_cast<std::byte>(opcode);
+    EXPECT_EQ(decode_header(bytes).status().code(), CARDEA_ERR_PROTOCOL) << opcode;
+  }
+}
+
+TEST(UcxWire, RangesBeyondTheLargestChunkAndPayloadsBeyondTheRangeAreRefused) {
+  for (const std::uint64_t lie : {kMaxChunk + 1, std::uint64_t{1} << 63, ~std::uint64_t{0}}) {
+    EXPECT_FALSE(decode_header(encode_header(1, {}, ChunkRequest{1, {}, lie, 1, 1})).ok()) << lie;
+    EXPECT_FALSE(decode_header(encode_header(1, {}, ChunkRequest{1, {}, 0, lie, 1})).ok()) << lie;
+    EXPECT_FALSE(decode_header(encode_header(1, {}, ChunkRequest{1, {}, 0, kMaxChunk, lie})).ok()) << lie;
+  }
+  EXPECT_TRUE(decode_header(encode_header(1, {}, ChunkRequest{1, {}, kMaxChunk, kMaxChunk, kMaxChunk})).ok());
+  EXPECT_TRUE(decode_header(encode_header(1, {}, ChunkRequest{1, {}, 0, 2, 2})).ok());
+  EXPECT_FALSE(decode_header(encode_header(1, {}, ChunkRequest{1, {}, 0, 2, 3})).ok());
+}
+
+TEST(UcxWire, ErrorsCarryKnownStatusesAndShortPrintableText) {
+  const auto with_code = [](std::uint32_t code) {
+    Bytes bytes = encode_header(1, {}, ChunkError{1, CARDEA_ERR_STALE, "x"});
+    set_length(bytes, kEnvelopeBytes + 8, code);
+    return decode_header(bytes);
+  };
+  EXPECT_TRUE(with_code(1).ok());
+  EXPECT_TRUE(with_code(21).ok());
+  for (const std::uint32_t bad : {0u, 22u, 0x80000000u, 0xffffffffu}) EXPECT_FALSE(with_code(bad).ok()) << bad;
+
+  const auto longest = decode_header(encode_header(1, {}, ChunkError{1, CARDEA_ERR_STALE, std::string(5000, 'a')}));
+  ASSERT_TRUE(longest.ok());
+  EXPECT_EQ(std::get<ChunkError>(*longest).text, std::string(kMaxErrorText, 'a'));
+  Bytes too_long = encode_header(1, {}, ChunkError{1, CARDEA_ERR_STALE, std::string(kMaxErrorText, 'a')});
+  too_long.push_back(std::byte{'a'});
+  set_length(too_long, kEnvelopeBytes + 12, kMaxErrorText + 1);
+  EXPECT_FALSE(decode_header(too_long).ok());
+  const auto odd = decode_header(encode_header(1, {}, ChunkError{1, CARDEA_ERR_STALE, "a\n\x1b[1m\xff"}));
+  ASSERT_TRUE(odd.ok());
+  EXPECT_EQ(std::get<ChunkError>(*odd).text, "a??[1m?");
+}
+
+TEST(UcxWire, PassDependsOnSecretJobRanksNoncesAndDirection) {
+  const Bytes secret(32, std::byte{1});
+  const Bytes other_secret(32, std::byte{2});
+  const Member a{1, {std::byte{1}}};
+  const Member b{2, {std::byte{2}}};
+  const Member b_restarted{2, {std::byte{3}}};
+  const Pass pass = make_pass(secret, "job", a, b);
+  EXPECT_EQ(pass, make_pass(secret, "job", a, b));
+  EXPECT_NE(pass, make_pass(other_secret, "job", a, b));
+  EXPECT_NE(pass, make_pass(secret, "job2", a, b));
+  EXPECT_NE(pass, make_pass(secret, "job", b, a));
+  EXPECT_NE(pass, make_pass(secret, "job", a, b_restarted));
+  EXPECT_NE(pass, make_pass(secret, "job", {3, a.nonce}, b));
+}
+
+TEST(UcxInOrder, OvertakenMessagesAreDeliveredInTheirOrder) {
+  InOrder order;
+  std::vector<std::size_t> seen;
+  const auto deliver = [&](Bytes message) { seen.push_back(message.size()); };
+  for (const std::uint64_t sequence : {2u, 1u, 3u, 0u, 5u, 4u}) {
+    ASSERT_TRUE(order.add(sequence, Bytes(sequence), deliver).ok());
+  }
+  EXPECT_THAT(seen, ::testing::ElementsAre(0, 1, 2, 3, 4, 5));
+}
+
+TEST(UcxInOrder, RepeatedNumbersAndTooMuchHeldAreRefused) {
+  InOrder order;
+  const auto deliver = [](Bytes) {};
+  ASSERT_TRUE(order.add(0, {}, deliver).ok());
+  EXPECT_EQ(order.add(0, {}, deliver).code(), CARDEA_ERR_PROTOCOL);
+  ASSERT_TRUE(order.add(2, {}, deliver).ok());
+  EXPECT_EQ(order.add(2, {}, deliver).code(), CARDEA_ERR_PROTOCOL);
+  ASSERT_TRUE(order.add(1 + InOrder::kMaxHeld, {}, deliver).ok());
+  EXPECT_EQ(order.add(2 + InOrder::kMaxHeld, {}, deliver).code(), CARDEA_ERR_PROTOCOL);
+  EXPECT_EQ(order.add(~std::uint64_t{0}, {}, deliver).code(), CARDEA_ERR_PROTOCOL);
+  ASSERT_TRUE(order.add(3, Bytes(InOrder::kMaxBytes), deliver).ok());
+  EXPECT_EQ(order.add(4, Bytes(1), deliver).code(), CARDEA_ERR_PROTOCOL);
+}
+
+TEST(UcxLanes, TcpAndSharedMemoryAreNotTakenForHardware) {
+  EXPECT_FALSE(
+      describes_hardware_get("#                 lane[0]:  1:tcp/lo.0 md[1]   -> md[1]/tcp/sysdev[255] am am_bw#0\n"
+                             "#                 am_send: 0..<egr/short>..8185..<egr/zcopy>..20553..<rndv>..(inf)\n"));
+  EXPECT_FALSE(
+      describes_hardware_get("#                 lane[0]:  0:sysv/memory.0 md[0]  -> md[0]/sysv/sysdev[255] am\n"
+                             "#                 lane[1]:  1:posix/memory.0 md[1] -> md[1]/posix/sysdev[255]\n"
+                             "#                  get[0]: 0..<bcopy>..(inf)\n"
+                             "#                  get[1]: 0..<bcopy>..(inf)\n"));
+  EXPECT_FALSE(describes_hardware_get(""));
+  EXPECT_FALSE(describes_hardware_get("lane[ get[ ]: rc_\nlane[0]\n get[0"));
+}
+
+TEST(UcxLanes, RdmaLaneWithZeroCopyGetIsHardware) {
+  const std::string lane =
+      "#                 lane[0]:  3:rc_mlx5/mlx5_0:1.0 md[4]  -> md[4]/ib/sysdev[0] am am_bw#0 rma_bw#0\n";
+  EXPECT_TRUE(describes_hardware_get(lane + "#                  get[0]: 0..<bcopy>..4096..<zcopy>..(inf)\n"));
+  EXPECT_FALSE(describes_hardware_get(lane + "#                  get[1]: 0..<bcopy>..4096..<zcopy>..(inf)\n"));
+  EXPECT_FALSE(describes_hardware_get(lane + "#                  get[0]: 0..<bcopy>..(inf)\n"));
+  EXPECT_FALSE(describes_hardware_get(lane));
+}
+
+}  // namespace
+}  // namespace cardea::transport::ucx

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the ranks measured, gathered on rank 0 and printed. Cardea itself gathers it: the reports are one more layer, of
+// which expert r is rank r's report, at home on rank r; rank 0 fetches all of them.
+#pragma once
+
+#include <cardea/cardea.hpp>
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model.h"
+
+namespace moe {
+
+/// One rank's figures; plain bytes, as they travel.
+struct RankReport {
+  std::uint64_t experts_home = 0, experts_node_mapped = 0, experts_node_copied = 0, experts_cache = 0, experts_network = 0;
+  std::uint64_t bytes_network_received = 0;  // as Cardea counted them
+  std::uint64_t bytes_all_to_all = 0;        // what this rank's tokens would have sent between nodes, see routing.h
+  // Nanoseconds.
+  std::uint64_t fetch_span = 0, fetch_blocked = 0;  // see FetchTimes
+  std::uint64_t gate = 0, experts = 0, combine = 0, collect = 0, update = 0, reference = 0, total = 0;
+  double error = 0.0;  // worst of all steps; 0 without reference
+};
+
+/// The limit of RankReport::error.
+inline constexpr double kErrorLimit = 1e-5;
+
+/// What the table's head says.
+struct RunDescription {
+  Shape shape;
+  std::uint32_t ranks = 1, nodes = 1, tokens = 0, steps = 0, slots = 0;
+  bool checked = true;
+  std::string text;
+};
+
+/// Collective over the group. Returns all reports by rank on rank 0, nothing on the others.
+std::vector<RankReport> gather_reports(const cardea::api::Context& job, const cardea::api::Group& group,
+                                       std::uint32_t layer_id, const RankReport& own);
+
+/// True if every rank's result agrees with the reference.
+bool passed(std::span<const RankReport> reports);
+
+/// The table, with a line of PASS or FAIL at its end.
+std::string format_table(const RunDescription& run, std::span<const RankReport> reports);
+
+}  // namespace moe

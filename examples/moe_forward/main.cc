@@ -13,6 +13,7 @@
 
 #include "experts.h"
 #include "forward.h"
+#include "gather.h"
 #include "model.h"
 #include "progress.h"
 #include "report.h"

@@ -4,18 +4,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <iterator>
-#include <numeric>
-#include <type_traits>
 
 #include "routing.h"
 
 namespace moe {
-namespace cx = cardea::api;
 namespace {
-
-static_assert(std::is_trivially_copyable_v<RankReport>);
 
 std::uint64_t sum(std::span<const RankReport> reports, std::uint64_t RankReport::*field) {
   std::uint64_t total = 0;
@@ -32,36 +26,6 @@ double percent(std::uint64_t part, std::uint64_t whole) {
 }
 
 }  // namespace
-
-std::vector<RankReport> gather_reports(const cx::Context& job, const cx::Group& group, std::uint32_t layer_id,
-                                       const RankReport& own) {
-  const cardea_context_info_t me = job.info();
-  const std::vector<cx::Segment> segments = {{.name = "report", .bytes = sizeof(RankReport)}};
-  const cx::Memory memory = job.allocate(sizeof(RankReport));
-  std::memcpy(memory.as<>().data(), &own, sizeof(own));
-  const cx::Slab slab = job.create_slab({.segments = segments, .slots = std::min(me.world_size, 16u)});
-  cx::Layer layer = group.create_layer({.layer_id = layer_id,
-                                        .num_experts = me.world_size,
-                                        .segments = segments,
-                                        .local_experts = {me.rank},
-                                        .local_is_home = {},
-                                        .placements = {{.base = memory.as<>().data(), .stride = sizeof(RankReport)}},
-                                        .slab = &slab});
-  layer.publish(1);
-  std::vector<RankReport> reports;
-  if (me.rank == 0) {
-    reports.resize(me.world_size);
-    std::vector<std::uint32_t> all(me.world_size);
-    std::iota(all.begin(), all.end(), 0u);
-    cx::Fetch fetch = layer.fetch(1, all);
-    for (const cx::View& view : fetch.views()) {
-      std::memcpy(&reports[view.expert()], view.segment<std::byte>(0).data(), sizeof(RankReport));
-    }
-  }
-  layer.finish(1);
-  layer.collect(1);  // rank 0 has read this rank's report
-  return reports;
-}
 
 bool passed(std::span<const RankReport> reports) {
   return std::all_of(reports.begin(), reports.end(), [](const RankReport& r) { return r.error <= kErrorLimit; });

@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the ranks measured, gathered on rank 0 and printed. Cardea itself gathers it: the reports are one more layer, of
-// which expert r is rank r's report, at home on rank r; rank 0 fetches all of them.
+// What the ranks measured, and the table made of it. Pure functions; gather.h brings the reports together.
 #pragma once
-
-#include <cardea/cardea.hpp>
 
 #include <cstdint>
 #include <span>
 #include <string>
-#include <vector>
 
 #include "model.h"
 
@@ -35,10 +31,6 @@ struct RunDescription {
   bool checked = true;
   std::string text;
 };
-
-/// Collective over the group. Returns all reports by rank on rank 0, nothing on the others.
-std::vector<RankReport> gather_reports(const cardea::api::Context& job, const cardea::api::Group& group,
-                                       std::uint32_t layer_id, const RankReport& own);
 
 /// True if every rank's result agrees with the reference.
 bool passed(std::span<const RankReport> reports);

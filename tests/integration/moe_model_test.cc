@@ -14,6 +14,7 @@
 
 #include "forward.h"
 #include "model.h"
+#include "report.h"
 #include "routing.h"
 #include "text.h"
 
@@ -311,6 +312,61 @@ TEST(Forward, OrderOfArrivalDoesNotChangeABit) {
   LocalExperts forwards(s);
   ReversedExperts backwards(s);
   EXPECT_EQ(run_model(s, 3, forwards, x), run_model(s, 3, backwards, x));
+}
+
+RunDescription two_by_two() {
+  return {
+      .shape = {.hidden = 256, .inner = 768, .experts = 8}, .ranks = 4, .nodes = 2, .tokens = 8192, .steps = 1, .slots = 3};
+}
+
+/// The table's line that begins with `label`, without runs of blanks.
+std::string line_of(const std::string& table, const std::string& label) {
+  const std::size_t begin = table.find("\n  " + label) + 3;
+  std::string line = table.substr(begin, table.find('\n', begin) - begin);
+  line.erase(std::unique(line.begin(), line.end(), [](char a, char b) { return a == ' ' && b == ' '; }), line.end());
+  return line;
+}
+
+TEST(Report, SumsTheRanks) {
+  std::vector<RankReport> reports(4);
+  for (RankReport& r : reports) {
+    r.experts_home = 1;
+    r.experts_network = 3;
+    r.bytes_network_received = 3 << 20;
+    r.bytes_all_to_all = 6 << 20;
+    r.fetch_span = 1'000'000'000;
+    r.fetch_blocked = 250'000'000;
+  }
+  reports[2].collect = 2'000'000'000;
+  const std::string table = format_table(two_by_two(), reports);
+  EXPECT_EQ(line_of(table, "home"), "home 4 25.0 %");
+  EXPECT_EQ(line_of(table, "network"), "network 12 75.0 %");
+  EXPECT_EQ(line_of(table, "experts moved (counted)"), "experts moved (counted) 12.0 1.00");
+  EXPECT_EQ(line_of(table, "all-to-all would have sent"), "all-to-all would have sent 24.0 2.00");
+  EXPECT_EQ(line_of(table, "R ="), "R = B S k / (4 n H E) 4.00");
+  EXPECT_EQ(line_of(table, "hidden behind computation"), "hidden behind computation 75.0 %");
+  EXPECT_EQ(line_of(table, "collecting versions"), "collecting versions 0.500 2.000");
+  EXPECT_NE(table.find("PASS"), std::string::npos);
+}
+
+TEST(Report, OneRankOverTheLimitIsAFailure) {
+  std::vector<RankReport> reports(4);
+  reports[3].error = kErrorLimit;
+  EXPECT_TRUE(passed(reports));
+  reports[3].error = 2 * kErrorLimit;
+  EXPECT_FALSE(passed(reports));
+  const std::string table = format_table(two_by_two(), reports);
+  EXPECT_NE(table.find("FAIL"), std::string::npos);
+  EXPECT_EQ(table.find("PASS"), std::string::npos);
+  reports[3].error = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_FALSE(passed(reports));
+}
+
+TEST(Report, NothingIsClaimedThatWasNotChecked) {
+  RunDescription run = two_by_two();
+  run.checked = false;
+  const std::string table = format_table(run, std::vector<RankReport>(4));
+  EXPECT_EQ(table.find("PASS"), std::string::npos);
 }
 
 }  // namespace

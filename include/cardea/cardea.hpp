@@ -40,7 +40,8 @@ namespace cardea::api {
 inline namespace v0 {
 
 /// Waits for as long as it takes.
-inline constexpr std::chrono::nanoseconds forever = std::chrono::nanoseconds::max();
+inline constexpr std::chrono::nanoseconds forever =
+    std::chrono::nanoseconds::max();  // NOLINT(readability-identifier-naming)
 
 // ---------------------------------------------------------------- errors
 

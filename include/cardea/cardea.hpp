@@ -40,8 +40,8 @@ namespace cardea::api {
 inline namespace v0 {
 
 /// Waits for as long as it takes.
-inline constexpr std::chrono::nanoseconds forever =
-    std::chrono::nanoseconds::max();  // NOLINT(readability-identifier-naming)
+// NOLINTNEXTLINE(readability-identifier-naming)
+inline constexpr std::chrono::nanoseconds forever = std::chrono::nanoseconds::max();
 
 // ---------------------------------------------------------------- errors
 

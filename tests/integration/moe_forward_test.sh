@@ -50,6 +50,27 @@ world "more ranks than experts" "$run" -n 3 --nodes 3 "$program" $sizes --expert
 world "one rank" env CARDEA_RANK=0 CARDEA_WORLD_SIZE=1 "$program" $sizes
 expect "home 32 100.0 %"
 
+# As torchrun starts ranks: one process each, told by variables. The user's secret is made in a home of our own.
+torchrun_like() {
+  port=$((20000 + $$ % 10000))
+  for rank in 0 1; do
+    env HOME="$directory" RANK=$rank WORLD_SIZE=2 LOCAL_RANK=$rank LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 \
+      MASTER_PORT=$port CARDEA_NODE_ID=node$rank "$program" $sizes &
+    eval "process$rank=$!"
+  done
+  wait "$process0" && wait "$process1"
+}
+world "torchrun's variables, two nodes" torchrun_like
+expect "network 32 50.0 %"
+
+if command -v mpirun >/dev/null; then
+  world "mpirun" env HOME="$directory" OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 \
+    mpirun --oversubscribe -n 2 "$program" $sizes
+  expect "node, mapped 32 50.0 %"
+else
+  echo "== mpirun: skipped, it is not installed"
+fi
+
 echo "== a text that is not there"
 if CARDEA_RANK=0 CARDEA_WORLD_SIZE=1 "$program" --text "$directory/absent" >"$table" 2>&1; then
   fail "a missing text was accepted"

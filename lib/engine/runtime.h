@@ -199,7 +199,7 @@ class Runtime final : public transport::Listener {
 
   std::deque<std::function<void()>> outbox_;
   bool drain_posted_ = false;
-  std::optional<std::pair<Clock::time_point, Executor::TimerId>> timer_;
+  std::optional<std::pair<Clock::time_point, TimerId>> timer_;
 };
 
 }  // namespace cardea::engine

@@ -95,7 +95,7 @@ class Transport {
   virtual Status connect(std::span<const std::pair<Rank, Bytes>> peers) = 0;
 
   /// Queues a message; those to one peer arrive in order, also relative to regions offered before. Failure is reported by
-  /// on_peer_lost. At most kMaxMessage bytes.
+  /// on_peer_lost. At most kMaxMessage bytes; a longer one is dropped, with an error in the log.
   virtual void send(Rank peer, Bytes message) = 0;
   static constexpr std::size_t kMaxMessage = 4 << 20;
 

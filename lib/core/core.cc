@@ -89,6 +89,10 @@ Status Core::remove_slab(SlabNumber number) {
   return {};
 }
 
+std::uint32_t Core::slots(SlabNumber slab) const {
+  return slabs_.at(slab)->slots.count();
+}
+
 std::uint32_t Core::available_slots(SlabNumber slab) const {
   return slabs_.at(slab)->slots.available();
 }
@@ -322,7 +326,9 @@ FetchCounts Core::counts(FetchNumber number) const {
   return counts;
 }
 
-Version Core::version_of(FetchNumber number) const { return fetch_of(number).spec.version; }
+Version Core::version_of(FetchNumber number) const {
+  return fetch_of(number).spec.version;
+}
 
 Status Core::first_failure(FetchNumber number) const {
   return fetch_of(number).first_failure;
@@ -489,6 +495,10 @@ std::optional<Clock::time_point> Core::next_deadline() const {
 
 Version Core::published(LayerNumber number, Rank source) const {
   return layer(number).versions.published(source);
+}
+
+Rank Core::home(LayerNumber number, ExpertIndex expert) const {
+  return layer(number).experts[expert].home;
 }
 
 const SourceOption* Core::preferred_source(LayerNumber number, ExpertIndex expert) const {

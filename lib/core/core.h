@@ -113,6 +113,7 @@ class Core {
   SlabNumber add_slab(std::uint32_t slots);
   /// BUSY while any of its slots is in use.
   Status remove_slab(SlabNumber slab);
+  std::uint32_t slots(SlabNumber slab) const;
   std::uint32_t available_slots(SlabNumber slab) const;
 
   // ---- requests of this rank
@@ -156,6 +157,7 @@ class Core {
 
   // ---- questions
   Version published(LayerNumber layer, Rank source) const;
+  Rank home(LayerNumber layer, ExpertIndex expert) const;
   /// The source that a fetch of the expert at its newest version would take now.
   const SourceOption* preferred_source(LayerNumber layer, ExpertIndex expert) const;
   /// Chunks that some transport still works on.

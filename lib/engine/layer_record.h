@@ -24,8 +24,9 @@ struct SlabRecord {
   std::uint32_t first_slot = 0;
   std::vector<std::byte*> base;  // row 0, by segment
   std::vector<std::uint64_t> stride;
-  std::uint32_t layers = 0;  // that name it
-  LandingMemory memory;      // empty if the rows are the framework's
+  std::uint32_t layers = 0;           // that name it
+  std::vector<RegionNumber> regions;  // that registered rows lie in
+  LandingMemory memory;               // empty if the rows are the framework's
 
   std::byte* row(std::size_t segment, core::SlotIndex slot) const {
     return base[segment] + stride[segment] * (first_slot + slot);

@@ -157,9 +157,14 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
     for (const std::uint64_t start : starts) slab->base.push_back(slab->memory.data() + start);
   } else {
     slab->first_slot = first_slot;
-    for (const Placement& place : places) {
-      slab->base.push_back(place.base);
-      slab->stride.push_back(place.stride);
+    for (std::size_t i = 0; i < places.size(); ++i) {
+      slab->base.push_back(places[i].base);
+      slab->stride.push_back(places[i].stride);
+      const std::uint64_t span = places[i].stride * (first_slot + slots - 1) + layout.segments()[i].bytes;
+      if (const auto spot = regions_.find(places[i].base, span)) {
+        ++regions_.at(spot->region).users;
+        slab->regions.push_back(spot->region);
+      }
     }
   }
   slab->layout = std::move(layout);
@@ -171,6 +176,7 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
 Status Runtime::destroy_slab(SlabRecord& slab) {
   if (slab.layers != 0) return Status::error(CARDEA_ERR_BUSY, "{} layers name the slab", slab.layers);
   if (const Status status = core_.remove_slab(slab.number); !status.ok()) return status;
+  for (const RegionNumber region : slab.regions) --regions_.at(region).users;
   slabs_.erase(slab.number);
   return {};
 }

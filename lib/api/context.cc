@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lib/api/context.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <future>
+
+#include "lib/api/registry.h"
+#include "lib/base/asio.h"
+#include "lib/base/log.h"
+#include "lib/base/wire.h"
+#include "lib/bootstrap/callback_exchange.h"
+#include "lib/bootstrap/environment.h"
+#include "lib/bootstrap/unique_id.h"
+#include "lib/engine/asio_executor.h"
+#include "lib/transport/shm/factory.h"
+#include "lib/transport/shm/membership.h"
+#include "lib/transport/ucx/factory.h"
+
+namespace cardea::api {
+namespace {
+
+constexpr std::size_t kMaxAddress = 64 << 10;
+
+Result<std::unique_ptr<bootstrap::Exchange>> make_exchange(const cardea_config_t& config, Clock::time_point deadline) {
+  switch (config.bootstrap) {
+    case CARDEA_BOOTSTRAP_ENVIRONMENT: {
+      Result<bootstrap::Options> options = bootstrap::from_environment();
+      if (!options.ok()) return options.status();
+      options->instance = Registry::get().next_environment_instance();
+      return bootstrap::join(*options, deadline);
+    }
+    case CARDEA_BOOTSTRAP_UNIQUE_ID: {
+      if (config.unique_id == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "config.unique_id is null");
+      Result<bootstrap::Options> options = bootstrap::from_unique_id(*config.unique_id, config.rank, config.world_size);
+      if (!options.ok()) return options.status();
+      return bootstrap::join(*options, deadline);
+    }
+    case CARDEA_BOOTSTRAP_EXCHANGE:
+      if (config.exchange == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "config.exchange is null");
+      return bootstrap::callback_exchange(config.exchange, config.exchange_user, config.rank, config.world_size, deadline);
+  }
+  return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "config.bootstrap is {}", static_cast<int>(config.bootstrap));
+}
+
+}  // namespace
+
+struct Context::Engine {
+  boost::asio::io_context io{1};
+  std::optional<boost::asio::executor_work_guard<boost::asio::io_context::executor_type>> work{io.get_executor()};
+  engine::AsioExecutor executor{io};
+  std::unique_ptr<transport::Transport> shm, ucx;
+};
+
+Context::Context(ContextNumber number, Settings settings)
+    : number_(number), settings_(std::move(settings)), engine_(std::make_unique<Engine>()) {}
+
+Context::~Context() {
+  if (thread_.joinable()) shut_down();
+}
+
+Result<std::shared_ptr<Context>> Context::join(ContextNumber number, const cardea_config_t& config) {
+  if (const Status status = log::configure_from_environment(); !status.ok()) return status;
+  Result<Settings> settings = settings_of(config, bootstrap::process_environment());
+  if (!settings.ok()) return settings.status();
+  const auto deadline = Clock::now() + settings->setup_timeout;
+  Result<std::unique_ptr<bootstrap::Exchange>> exchange = make_exchange(config, deadline);
+  if (!exchange.ok()) return exchange.status();
+  const std::shared_ptr<Context> context(new Context(number, std::move(*settings)));
+  if (const Status status = context->form(**exchange, deadline); !status.ok()) return status;
+  return context;
+}
+
+Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) {
+  self_ = exchange.rank();
+  event_.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!event_) return Status::from_errno(errno, "eventfd");
+  Result<shm::Membership> membership = shm::prove_membership(exchange, settings_.node_id, deadline);
+  if (!membership.ok()) return membership.status();
+  node_of_ = membership->node_of;
+  hosts_ = membership->host_names;
+
+  engine::RuntimeOptions options{self_, node_of_, settings_.chunk_bytes, settings_.chunks_in_flight};
+  runtime_ = std::make_unique<engine::Runtime>(engine_->executor, *this, std::move(options));
+  std::vector<Rank> shm_peers;
+  for (const shm::NodeLink& link : membership->links) shm_peers.push_back(link.rank);
+  if (!shm_peers.empty()) {
+    engine_->shm = shm::make_shm_transport(engine_->io, *runtime_, self_, std::move(membership->links));
+  }
+  Status made;
+  if (shm_peers.size() + 1 < node_of_.size()) {
+    transport::UcxOptions ucx;
+    ucx.self = self_;
+    ucx.job_id = exchange.job_id();
+    ucx.secret = exchange.secret();
+    Result<std::unique_ptr<transport::Transport>> transport = transport::make_ucx_transport(engine_->io, *runtime_, ucx);
+    made = transport.status();
+    if (transport.ok()) engine_->ucx = std::move(*transport);
+  }
+  if (const Status status = connect_ucx(exchange, made, deadline); !status.ok()) return status;
+
+  std::vector<transport::Transport*> route(node_of_.size(), nullptr);
+  for (Rank rank = 0; rank < route.size(); ++rank) {
+    if (rank != self_) route[rank] = node_of_[rank] == node_of_[self_] ? engine_->shm.get() : engine_->ucx.get();
+  }
+  runtime_->attach(std::move(route));
+  if (engine_->shm) {
+    std::vector<std::pair<Rank, Bytes>> peers;
+    for (const Rank rank : shm_peers) peers.emplace_back(rank, Bytes());
+    if (const Status status = engine_->shm->connect(peers); !status.ok()) return status;
+  }
+
+  // The framework's signals are not for this thread.
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  thread_ = std::thread([io = &engine_->io] { io->run(); });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  pthread_setname_np(thread_.native_handle(), "cardea-engine");
+  return {};
+}
+
+Status Context::connect_ucx(bootstrap::Exchange& exchange, const Status& mine, Clock::time_point deadline) {
+  // A rank whose transport could not be made says so, rather than letting the others wait for it.
+  WireWriter out;
+  out.text(mine.ok() ? std::string_view() : std::string_view(mine.message()).substr(0, 512));
+  out.blob(engine_->ucx ? engine_->ucx->address() : Bytes());
+  Result<std::vector<Bytes>> all = exchange.allgather(out.bytes(), deadline);
+  if (!mine.ok()) return mine;
+  if (!all.ok()) return all.status();
+  std::vector<std::pair<Rank, Bytes>> peers;
+  for (Rank rank = 0; rank < all->size(); ++rank) {
+    WireReader in((*all)[rank]);
+    const std::string failure = in.text(512);
+    const ByteView address = in.blob(kMaxAddress);
+    if (const Status status = in.finish("transport address"); !status.ok()) return status.with_peer(rank);
+    if (!failure.empty()) return Status::error(CARDEA_ERR_TRANSPORT, "rank {}: {}", rank, failure).with_peer(rank);
+    if (node_of_[rank] == node_of_[self_]) continue;
+    peers.emplace_back(rank, Bytes(address.begin(), address.end()));
+  }
+  return engine_->ucx ? engine_->ucx->connect(peers) : Status();
+}
+
+std::string_view Context::transport_of(Rank rank) const {
+  if (rank == self_) return "self";
+  return node_of_[rank] == node_of_[self_] ? "shm" : "ucx";
+}
+
+// ---------------------------------------------------------------- events
+
+void Context::raise_event() {
+  if (event_raised_) return;
+  event_raised_ = true;
+  const std::uint64_t one = 1;
+  [[maybe_unused]] const auto written = ::write(event_.get(), &one, sizeof one);
+}
+
+void Context::clear_event() {
+  std::uint64_t count = 0;
+  [[maybe_unused]] const auto got = ::read(event_.get(), &count, sizeof count);
+  event_raised_ = false;
+}
+
+void Context::on_progress(core::FetchNumber fetch, bool) {
+  raise_event();
+  changed_.notify_all();
+  tell_callback(fetch);
+}
+
+void Context::on_change() {
+  raise_event();
+  changed_.notify_all();
+}
+
+void Context::tell_callback(core::FetchNumber number) {
+  FetchObject* const fetch = fetches.find(number);
+  if (fetch == nullptr || fetch->on_ready == nullptr || fetch->callback_posted || fetch->told_done) return;
+  fetch->callback_posted = true;
+  engine_->executor.post([this, number] { run_callback(number); });
+}
+
+void Context::run_callback(core::FetchNumber number) {
+  cardea_ready_fn call = nullptr;
+  void* user = nullptr;
+  bool done = false;
+  {
+    const auto held = lock();
+    FetchObject* const fetch = fetches.find(number);
+    if (fetch == nullptr || fetch->told_done) return;
+    fetch->callback_posted = false;
+    const core::FetchCounts counts = runtime_->core().counts(number);
+    done = counts.parked + counts.starved + counts.moving == 0;
+    fetch->told_done = done;
+    call = fetch->on_ready;
+    user = fetch->user;
+  }
+  call(user, {make_handle(number_, Kind::kFetch, number)}, done ? 1 : 0);
+}
+
+std::set<core::FetchNumber> Context::waited_for() const {
+  std::set<core::FetchNumber> numbers;
+  for (const auto& [number, fetch] : fetches.objects) {
+    if (fetch.waiters != 0) numbers.insert(number);
+  }
+  return numbers;
+}
+
+std::optional<Clock::time_point> Context::deadline_after(std::uint64_t timeout) {
+  constexpr std::uint64_t kCentury = 3'155'760'000'000'000'000;
+  if (timeout >= kCentury) return std::nullopt;
+  return Clock::now() + Nanoseconds(timeout);
+}
+
+// ---------------------------------------------------------------- the end
+
+void Context::abort(const Status& why) {
+  if (!aborted_.ok()) return;
+  aborted_ = why;
+  runtime_->cancel_all(why);
+  on_change();
+}
+
+void Context::shut_down() {
+  if (!thread_.joinable()) return;
+  {
+    const auto held = lock();
+    abort(Status(CARDEA_ERR_CANCELED, "the context was destroyed"));
+    runtime_->say_goodbye();
+  }
+  // Behind what say_goodbye has queued: the transports send that, complete every chunk, and let go of all memory.
+  auto closed = std::make_shared<std::promise<void>>();
+  auto left = std::make_shared<int>(0);
+  engine_->executor.post([engine = engine_.get(), closed, left] {
+    const auto one_less = [closed, left] {
+      if (--*left == 0) closed->set_value();
+    };
+    *left = 1 + (engine->shm != nullptr) + (engine->ucx != nullptr);
+    if (engine->shm) engine->shm->close(one_less);
+    if (engine->ucx) engine->ucx->close(one_less);
+    one_less();
+  });
+  closed->get_future().wait();
+  engine_->work.reset();
+  engine_->io.stop();
+  thread_.join();
+}
+
+}  // namespace cardea::api

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+// A rank's part in a job, behind the C API: the engine thread, the transports, the runtime, and the objects that handles
+// name. Made by join(), ended by shut_down(), which is called once, by cardea_context_destroy; calls of other threads that
+// hold the context end with CANCELED then.
+//
+// Threads: API threads take the runtime's mutex (lock()), read and change the tables, and may wait on the context's
+// condition; the engine thread runs the io_context. User callbacks run on the engine thread without the mutex.
+#pragma once
+
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "lib/api/handles.h"
+#include "lib/api/settings.h"
+#include "lib/base/unique_fd.h"
+#include "lib/engine/runtime.h"
+
+namespace cardea::bootstrap {
+class Exchange;
+}
+
+namespace cardea::api {
+
+struct GroupObject {
+  std::uint64_t key = 0;
+  std::vector<Rank> ranks;
+  std::uint32_t index = 0;  // this rank's place
+  std::uint32_t layers = 0;
+};
+
+struct MemoryObject {
+  engine::RegionNumber region = 0;
+};
+
+struct SlabObject {
+  std::shared_ptr<engine::SlabRecord> record;
+};
+
+struct LayerObject {
+  std::shared_ptr<engine::LayerRecord> record;
+  ObjectNumber group = 0;
+  std::uint32_t fetches = 0;  // handles not destroyed
+};
+
+struct FetchObject {
+  ObjectNumber layer = 0;
+  bool wants_views = true;
+  cardea_ready_fn on_ready = nullptr;
+  void* user = nullptr;
+  bool callback_posted = false;
+  bool told_done = false;
+  std::uint32_t waiters = 0;  // threads inside cardea_next or cardea_wait
+};
+
+class Context final : public engine::Observer, public std::enable_shared_from_this<Context> {
+ public:
+  /// Collective and blocking; the errors of cardea_context_create.
+  static Result<std::shared_ptr<Context>> join(ContextNumber number, const cardea_config_t& config);
+  ~Context() override;
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  ContextNumber number() const { return number_; }
+  const Settings& settings() const { return settings_; }
+  engine::Runtime& runtime() { return *runtime_; }
+  std::unique_lock<std::mutex> lock() { return runtime_->lock(); }
+  bool on_engine_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
+
+  Rank self() const { return self_; }
+  const std::vector<Node>& node_of() const { return node_of_; }
+  const std::string& host_of(Rank rank) const { return hosts_[rank]; }
+  std::string_view transport_of(Rank rank) const;
+
+  int event_descriptor() const { return event_.get(); }
+  void clear_event();
+
+  /// With the mutex held. OK unless the context was aborted; every call but destroy asks.
+  const Status& aborted() const { return aborted_; }
+  void abort(const Status& why);
+  /// Not on the engine thread.
+  void shut_down();
+
+  /// Waits, with the mutex held, until `check` gives another answer than IN_PROGRESS: that answer. IN_PROGRESS at once if
+  /// timeout is 0; TIMEOUT, CANCELED (aborted), UNSUPPORTED (on the engine thread, which must not wait).
+  template <typename Check>
+  Status wait(std::unique_lock<std::mutex>& held, std::uint64_t timeout, Check check) {
+    const auto deadline = deadline_after(timeout);
+    for (;;) {
+      if (!aborted_.ok()) return aborted_;
+      Status status = check();
+      if (status.code() != CARDEA_IN_PROGRESS || timeout == 0) return status;
+      if (on_engine_thread()) return Status(CARDEA_ERR_UNSUPPORTED, "a callback must not wait");
+      if (!deadline) {
+        changed_.wait(held);
+      } else if (Clock::now() >= *deadline) {
+        return Status(CARDEA_ERR_TIMEOUT, status.message());
+      } else {
+        changed_.wait_until(held, *deadline);
+      }
+    }
+  }
+  /// Nothing for CARDEA_FOREVER.
+  static std::optional<Clock::time_point> deadline_after(std::uint64_t timeout);
+
+  /// Arranges for the fetch's callback if it has one and something to tell. With the mutex held.
+  void tell_callback(core::FetchNumber fetch);
+  std::set<core::FetchNumber> waited_for() const;
+
+  // engine::Observer
+  void on_progress(core::FetchNumber fetch, bool done) override;
+  void on_change() override;
+
+  // ---- the objects that handles name; with the mutex held
+  template <typename T>
+  struct Table {
+    std::unordered_map<ObjectNumber, T> objects;
+    ObjectNumber next = 1;
+
+    ObjectNumber add(T object) {
+      objects.emplace(next, std::move(object));
+      return next++;
+    }
+    T* find(ObjectNumber number) {
+      const auto found = objects.find(number);
+      return found == objects.end() ? nullptr : &found->second;
+    }
+  };
+  Table<GroupObject> groups;
+  Table<MemoryObject> memories;
+  Table<SlabObject> slabs;
+  Table<LayerObject> layers;
+  Table<FetchObject> fetches;  // numbered by the core
+  std::map<std::vector<Rank>, std::uint32_t> group_instances;
+
+ private:
+  struct Engine;
+
+  Context(ContextNumber number, Settings settings);
+  Status form(bootstrap::Exchange& exchange, Clock::time_point deadline);
+  Status connect_ucx(bootstrap::Exchange& exchange, const Status& mine, Clock::time_point deadline);
+  void raise_event();
+  void run_callback(core::FetchNumber fetch);
+
+  const ContextNumber number_;
+  const Settings settings_;
+  Rank self_ = 0;
+  std::vector<Node> node_of_;
+  std::vector<std::string> hosts_;
+  std::unique_ptr<Engine> engine_;  // io_context, executor, transports
+  std::unique_ptr<engine::Runtime> runtime_;
+  std::thread thread_;
+  UniqueFd event_;
+  bool event_raised_ = false;
+  std::condition_variable changed_;
+  Status aborted_;
+};
+
+}  // namespace cardea::api

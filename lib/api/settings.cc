@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lib/api/settings.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+
+namespace cardea::api {
+namespace {
+
+struct Range {
+  std::uint64_t least, most;
+};
+
+Result<std::uint64_t> number(const bootstrap::Environment& environment, const char* name, Range range,
+                             std::uint64_t fallback) {
+  const auto text = environment(name);
+  if (!text) return fallback;
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
+  if (error != std::errc() || end != text->data() + text->size() || value < range.least || value > range.most) {
+    return Status::error(CARDEA_ERR_CONFIGURATION, "{} is \"{}\"; it takes a whole number from {} to {}", name, *text,
+                         range.least, range.most);
+  }
+  return value;
+}
+
+Result<std::uint64_t> choose(std::uint64_t given, const char* field, const bootstrap::Environment& environment,
+                             const char* name, Range range, std::uint64_t fallback) {
+  if (given == 0) return number(environment, name, range, fallback);
+  if (given < range.least || given > range.most) {
+    return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "config.{} is {}; it takes {} to {}", field, given, range.least,
+                         range.most);
+  }
+  return given;
+}
+
+}  // namespace
+
+Result<Settings> settings_of(const cardea_config_t& config, const bootstrap::Environment& environment) {
+  Settings settings;
+  settings.node_id = config.node_id != nullptr ? config.node_id : environment("CARDEA_NODE_ID").value_or("");
+
+  constexpr std::uint64_t kSecond = 1'000'000'000;
+  constexpr std::uint64_t kLongestSeconds = 7 * 24 * 3600;
+  Result<std::uint64_t> seconds = number(environment, "CARDEA_SETUP_TIMEOUT", {1, kLongestSeconds}, 60);
+  if (!seconds.ok()) return seconds.status();
+  const std::uint64_t timeout = config.setup_timeout != 0 ? config.setup_timeout : *seconds * kSecond;
+  settings.setup_timeout = Nanoseconds(std::min(timeout, kLongestSeconds * kSecond));
+
+  Result<std::uint64_t> chunk =
+      choose(config.chunk_bytes, "chunk_bytes", environment, "CARDEA_CHUNK_BYTES", {4096, 1 << 30}, 1 << 20);
+  if (!chunk.ok()) return chunk.status();
+  settings.chunk_bytes = *chunk;
+  Result<std::uint64_t> chunks =
+      choose(config.chunks_in_flight, "chunks_in_flight", environment, "CARDEA_CHUNKS_IN_FLIGHT", {1, 1024}, 8);
+  if (!chunks.ok()) return chunks.status();
+  settings.chunks_in_flight = static_cast<std::uint32_t>(*chunks);
+  return settings;
+}
+
+std::string variables_table() {
+  const auto width = [](auto field) {
+    std::size_t most = 0;
+    for (const Variable& variable : kVariables) most = std::max(most, std::strlen(field(variable)));
+    return most;
+  };
+  const std::size_t name = width([](const Variable& v) { return v.name; }) + 2;
+  const std::size_t unit = width([](const Variable& v) { return v.unit; });
+  const std::size_t fallback = width([](const Variable& v) { return v.fallback; });
+  const std::size_t meaning = width([](const Variable& v) { return v.meaning; });
+  std::string table = fmt::format("| {:{}} | {:{}} | {:{}} | {:{}} |\n", "variable", name, "unit", unit, "default", fallback,
+                                  "meaning", meaning);
+  table += fmt::format("|-{:-<{}}-|-{:-<{}}-|-{:-<{}}-|-{:-<{}}-|\n", "", name, "", unit, "", fallback, "", meaning);
+  for (const Variable& variable : kVariables) {
+    table += fmt::format("| {:{}} | {:{}} | {:{}} | {:{}} |\n", fmt::format("`{}`", variable.name), name, variable.unit,
+                         unit, variable.fallback, fallback, variable.meaning, meaning);
+  }
+  return table;
+}
+
+}  // namespace cardea::api

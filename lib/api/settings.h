@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the environment can set, in one table, from which the README's is made (`cardea-run --variables` prints it). A
+// variable that is present and wrong is an error.
+#pragma once
+
+#include <array>
+#include <string>
+
+#include "lib/bootstrap/environment.h"
+
+namespace cardea::api {
+
+struct Variable {
+  const char* name;
+  const char* unit;
+  const char* fallback;
+  const char* meaning;
+};
+
+inline constexpr std::array kVariables = {
+    Variable{"CARDEA_RANK", "number", "torchrun's, Open MPI's or Slurm's", "this process's rank"},
+    Variable{"CARDEA_WORLD_SIZE", "number", "torchrun's, Open MPI's or Slurm's", "ranks of the job"},
+    Variable{"CARDEA_ROOT", "host:port or unix:NAME", "derived from the launcher",
+             "where the ranks meet; rank 0 listens there"},
+    Variable{"CARDEA_JOB", "text", "derived from the launcher", "tells jobs apart that could meet at one place"},
+    Variable{"CARDEA_SECRET_FILE", "path", "$HOME/.cardea/secret",
+             "key of the job, mode 0600; made if the default is missing"},
+    Variable{"CARDEA_BOOTSTRAP_ADDRESS", "host or address", "first address that is not loopback",
+             "where cardea_unique_id_create listens"},
+    Variable{"CARDEA_SETUP_TIMEOUT", "seconds", "60", "for a job to form and a layer's members to meet"},
+    Variable{"CARDEA_NODE_ID", "text", "none", "ranks of one host with different values are different nodes"},
+    Variable{"CARDEA_CHUNK_BYTES", "bytes", "1048576", "network transfers move in chunks of this size, 4096 to 1073741824"},
+    Variable{"CARDEA_CHUNKS_IN_FLIGHT", "number", "8", "chunks on the way to a rank at one time, 1 to 1024"},
+    Variable{"CARDEA_DEBUG", "ERROR, WARN, INFO or TRACE", "WARN", "least severe messages shown on standard error"},
+};
+
+struct Settings {
+  std::string node_id;
+  Nanoseconds setup_timeout{};
+  std::uint64_t chunk_bytes = 0;
+  std::uint32_t chunks_in_flight = 0;
+};
+
+/// `config` where it says something, else the environment, else the default. INVALID_ARGUMENT names the field,
+/// CONFIGURATION the variable.
+Result<Settings> settings_of(const cardea_config_t& config, const bootstrap::Environment& environment);
+
+/// The README's table, in Markdown.
+std::string variables_table();
+
+}  // namespace cardea::api

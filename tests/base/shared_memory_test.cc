@@ -38,7 +38,8 @@ TEST(SharedMemory, PeersSeeWhatTheOwnerWritesNowAndLater) {
   EXPECT_NE(mapping->data(), memory->data());
   EXPECT_EQ(mapping->data()[kBytes - 1], std::byte{7});
   memory->data()[0] = std::byte{9};
-  EXPECT_EQ(*static_cast<const volatile std::byte*>(mapping->data()), std::byte{9});
+  const std::byte now = *static_cast<const volatile std::byte*>(mapping->data());
+  EXPECT_EQ(now, std::byte{9});
 }
 
 TEST(SharedMemory, AddressesAreAlignedForHugePages) {

@@ -24,7 +24,8 @@ ShmTransport::ShmTransport(asio::io_context& io, transport::Listener& listener, 
     Peer& peer = peers_[link.rank];
     peer.pid = link.process.pid;
     peer.read_memory = options.allow_process_vm_readv && peer.pid > 0;
-    peer.link = std::make_shared<Link>(io, link.rank, std::move(link.socket), std::move(link.process.descriptor), *this);
+    peer.link = std::make_shared<Link>(io, link.rank, std::move(link.socket), std::move(link.process.descriptor),
+                                       static_cast<LinkUser&>(*this));
     peer.lender = std::make_shared<Lender>(listener, link.rank);
   }
 }

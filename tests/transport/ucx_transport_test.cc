@@ -242,13 +242,13 @@ TEST(UcxTransport, IdleTransportSleeps) {
   });
 }
 
-TEST(UcxTransport, SettingsOfTheUserWinAndUnknownOnesAreErrors) {
+TEST(UcxTransport, SettingsOfTheUserWinAndWrongOnesAreErrors) {
   UcxWorld world(1);
   run_ranks(1, [&](unsigned self) {
     UcxRank rank(world, self, ucx_options(self));
     boost::asio::io_context io;
     auto options = ucx_options(0);
-    options.defaults = {{"NO_SUCH_SETTING", "1"}};
+    options.defaults = {{"RNDV_THRESH", "not a size"}};
     EXPECT_EQ(transport::make_ucx_transport(io, rank, options).status().code(), CARDEA_ERR_CONFIGURATION);
     options.defaults = {{"TLS", "no_such_transport"}};  // the environment has UCX_TLS
     EXPECT_TRUE(transport::make_ucx_transport(io, rank, options).ok());

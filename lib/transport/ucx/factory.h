@@ -52,7 +52,8 @@ struct UcxOptions {
   std::vector<std::pair<std::string, std::string>> defaults;
 };
 
-/// Errors: TRANSPORT (UCX refuses; the message has call and reason), CONFIGURATION (a default that UCX does not know),
+/// Errors: TRANSPORT (UCX refuses; the message has call and reason), CONFIGURATION (a default whose value UCX refuses; of a
+/// name that it does not know it only warns),
 /// INVALID_ARGUMENT (no rank given). `io` and `listener` must outlive the transport.
 Result<std::unique_ptr<Transport>> make_ucx_transport(boost::asio::io_context& io, Listener& listener,
                                                       const UcxOptions& options);

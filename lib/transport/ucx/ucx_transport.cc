@@ -12,6 +12,7 @@ namespace {
 // UCX parses addresses and rkeys without being told their length: what it reads beyond the end must at least be ours.
 constexpr std::size_t kParsePadding = 32 << 10;
 constexpr int kEventsPerTurn = 64;
+constexpr int kLastProgress = 100000;  // calls, a few milliseconds: closing by force needs no answer from the peer
 
 }  // namespace
 
@@ -277,8 +278,15 @@ void UcxTransport::begin_draining() {
   arm_timer(options_.drain_timeout);
 }
 
-// rkeys, then memory, then worker, then context: each is freed through the next. UCX completes what is left meanwhile.
+// Endpoints, then rkeys, memory, worker and context: each is freed through the next. UCX aborts when a worker is destroyed
+// while an endpoint of it has a rendezvous under way, so endpoints go first, by force, even from the destructor.
 void UcxTransport::destroy() {
+  if (worker_->handle() == nullptr) return;
+  const auto closing = [](const auto& entry) { return entry.second.endpoint_closing; };
+  for (auto& [rank, peer] : peers_) close_endpoint(peer);
+  for (int i = 0; i < kLastProgress && std::any_of(peers_.begin(), peers_.end(), closing); ++i) {
+    ucp_worker_progress(worker_->handle());
+  }
   for (auto& [rank, peer] : peers_) release_rkeys(peer);
   while (!offered_.empty()) withdraw(offered_.begin()->first);
   worker_->stop();

@@ -1,0 +1,324 @@
+// SPDX-License-Identifier: Apache-2.0
+// Peers that die, hang, are strangers or talk nonsense.
+#include <signal.h>
+
+#include <cstring>
+
+#include "lib/transport/ucx/wire.h"
+#include "lib/transport/ucx/worker.h"
+#include "tests/transport/ucx_rank.h"
+
+namespace cardea::test {
+namespace {
+
+using namespace std::chrono_literals;  // NOLINT(google-build-using-namespace)
+using transport::ExpertAddress;
+using transport::Lease;
+using transport::ucx::Address;
+using transport::ucx::ChunkData;
+using transport::ucx::ChunkError;
+using transport::ucx::ChunkRequest;
+using transport::ucx::Header;
+using transport::ucx::MessageHeader;
+using transport::ucx::Worker;
+
+constexpr std::size_t kExpert = 16 << 20;
+constexpr std::size_t kChunk = 4 << 20;
+
+// Rank 1 pulls without end from rank 0; `strike` is called in the parent once chunks flow, and must stop rank 0's sending.
+void pull_until_struck(const std::function<void(pid_t)>& strike, const std::function<void(UcxRank&)>& after_strike) {
+  UcxWorld world(2);
+  RankOptions run;
+  run.victims = {0};
+  run.while_running = [&](const std::vector<pid_t>& pids) {
+    EXPECT_TRUE(world.board.wait_for(0, 6)) << "no chunks flowed";
+    strike(pids[0]);
+    world.board.set(1, 1);
+    EXPECT_TRUE(world.board.wait_for(2, 1));
+    kill(pids[0], SIGKILL);
+  };
+  const auto ends = run_ranks(
+      2,
+      [&](unsigned self) {
+        UcxRank rank(world, self, ucx_options(self));
+        Bytes expert = pattern(kExpert, 1);
+        if (self == 0) {
+          rank.lender = [&](Rank, const ExpertAddress&, std::uint64_t offset, std::uint64_t bytes) -> Result<Lease> {
+            return Lease{1, {{expert.data() + offset, bytes}}};
+          };
+          rank.pump([] { return false; }, 60s);
+          return;
+        }
+        Bytes landed(kExpert);
+        std::uint64_t next = 0;
+        EXPECT_TRUE(rank.pump([&] {
+          while (rank.lost.empty() && next - rank.chunks.size() < 4) {
+            rank.pull(next, 0, next % 4 * kChunk, {{landed.data() + next % 4 * kChunk, kChunk}});
+            ++next;
+          }
+          world.board.set(0, rank.chunks.size());
+          return world.board.get(1) != 0;
+        }));
+        EXPECT_LT(rank.chunks.size(), next) << "nothing was in flight at the stroke";
+        after_strike(rank);
+        EXPECT_TRUE(rank.pump([&] { return rank.chunks.size() == next; })) << rank.chunks.size() << " of " << next;
+        std::size_t failed = 0;
+        for (const auto& [token, status] : rank.chunks) {
+          if (status.ok()) continue;
+          ++failed;
+          EXPECT_EQ(status.code(), CARDEA_ERR_PEER_LOST) << status.message();
+          EXPECT_EQ(status.detail().peer, 0u);
+        }
+        EXPECT_GT(failed, 0u) << "no chunk was hit";
+        const Bytes before = landed;
+        std::fill(landed.begin(), landed.end(), std::byte{0xee});
+        rank.pump_for(300ms);
+        EXPECT_TRUE(std::all_of(landed.begin(), landed.end(), [](std::byte byte) { return byte == std::byte{0xee}; }))
+            << "a destination was written after its chunk had completed";
+        rank.pull(1000000, 0, 0, {{landed.data(), 1}});
+        EXPECT_TRUE(rank.pump([&] { return rank.chunks.contains(1000000); }));
+        EXPECT_EQ(rank.chunks[1000000].code(), CARDEA_ERR_PEER_LOST);
+        EXPECT_TRUE(rank.close());
+        world.board.set(2, 1);
+      },
+      run);
+  EXPECT_EQ(ends[0].signal, SIGKILL);
+}
+
+TEST(UcxFault, PeerKilledInMidChunkIsLostAndItsChunksWithIt) {
+  pull_until_struck([](pid_t victim) { ASSERT_EQ(kill(victim, SIGKILL), 0); },
+                    [](UcxRank& rank) {
+                      EXPECT_TRUE(rank.pump([&] { return rank.lost.contains(0); }));
+                      EXPECT_EQ(rank.lost[0].code(), CARDEA_ERR_PEER_LOST);
+                    });
+}
+
+TEST(UcxFault, StoppedPeerIsLetGoWhenDisconnectedFromAbove) {
+  pull_until_struck([](pid_t victim) { ASSERT_EQ(kill(victim, SIGSTOP), 0); },
+                    [](UcxRank& rank) {
+                      rank.pump_for(200ms);
+                      rank.transport().disconnect(0);
+                      rank.transport().disconnect(0);
+                    });
+}
+
+// A process that speaks UCX but not through our transport.
+class Rogue {
+ public:
+  Rogue(UcxWorld& world, Rank self, const transport::UcxOptions& options) : self_(self) {
+    setenv("UCX_TLS", "tcp,self", 0);
+    auto made = Worker::make(io_, options);
+    if (!made.ok()) throw std::runtime_error(made.status().message());
+    worker_ = *made;
+    const Address mine{self, {std::byte{42}}, *worker_->address()};
+    const auto peers = world.exchange(self, encode_address(mine));
+    peer_ = *transport::ucx::decode_address(peers[0].second, peers[0].first);
+    pass_ = transport::ucx::make_pass(options.secret, options.job_id, {self, mine.nonce}, {peer_.rank, peer_.nonce});
+    ucp_am_handler_param_t handler{};
+    handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
+    handler.arg = this;
+    handler.cb = [](void* arg, const void* header, std::size_t length, void*, std::size_t, const ucp_am_recv_param_t*) {
+      const auto decoded = transport::ucx::decode_header({static_cast<const std::byte*>(header), length});
+      if (decoded.ok()) static_cast<Rogue*>(arg)->heard.push_back(*decoded);
+      return UCS_OK;
+    };
+    ucp_worker_set_am_recv_handler(worker_->handle(), &handler);
+    ucp_ep_params_t params{};
+    params.field_mask =
+        UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
+    params.address = reinterpret_cast<const ucp_address_t*>(peer_.worker.data());
+    params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+    params.err_handler.cb = [](void*, ucp_ep_h, ucs_status_t) {};
+    EXPECT_EQ(ucp_ep_create(worker_->handle(), &params, &endpoint_), UCS_OK);
+  }
+
+  ~Rogue() {
+    ucp_request_param_t param{};
+    param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+    param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+    const auto request = ucp_ep_close_nbx(endpoint_, &param);
+    if (!UCS_PTR_IS_PTR(request)) return;
+    while (ucp_request_check_status(request) == UCS_INPROGRESS) ucp_worker_progress(worker_->handle());
+    ucp_request_free(request);
+  }
+  Rogue(const Rogue&) = delete;
+  Rogue& operator=(const Rogue&) = delete;
+
+  Bytes header(const Header& header) const { return encode_header(self_, pass_, header); }
+  void say(const Bytes& header, const Bytes& payload = {}, unsigned flags = UCP_AM_SEND_FLAG_EAGER) {
+    kept_.push_back(header);
+    kept_.push_back(payload);
+    ucp_request_param_t param{};
+    param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+    param.flags = flags;
+    const auto& last = kept_.back();
+    const auto request =
+        ucp_am_send_nbx(endpoint_, 0, kept_[kept_.size() - 2].data(), header.size(), last.data(), last.size(), &param);
+    if (UCS_PTR_IS_PTR(request)) ucp_request_free(request);
+  }
+  bool progress_until(const std::function<bool()>& done) {
+    const auto deadline = Clock::now() + 40s;
+    while (!done()) {
+      if (Clock::now() > deadline) return false;
+      while (ucp_worker_progress(worker_->handle()) != 0) {
+      }
+      std::this_thread::sleep_for(1ms);
+    }
+    return true;
+  }
+
+  std::vector<Header> heard;
+
+ private:
+  Rank self_;
+  boost::asio::io_context io_;
+  std::shared_ptr<Worker> worker_;
+  Address peer_;
+  transport::ucx::Pass pass_{};
+  ucp_ep_h endpoint_ = nullptr;
+  std::deque<Bytes> kept_;
+};
+
+// Rank 0 is ours, rank 1 says what `say` tells it to; rank 0 must report it PROTOCOL, and its open chunk PEER_LOST.
+void expect_nonsense_is_reported(const std::function<void(Rogue&)>& say) {
+  UcxWorld world(2);
+  run_ranks(2, [&](unsigned self) {
+    if (self == 0) {
+      UcxRank rank(world, self, ucx_options(self));
+      Bytes landed(1000, std::byte{0x11});
+      rank.pull(5, 1, 0, {{landed.data(), 100}});
+      EXPECT_TRUE(rank.pump([&] { return rank.lost.contains(1) && rank.chunks.contains(5); }));
+      EXPECT_EQ(rank.lost[1].code(), CARDEA_ERR_PROTOCOL) << rank.lost[1].message();
+      EXPECT_EQ(rank.chunks[5].code(), CARDEA_ERR_PEER_LOST) << rank.chunks[5].message();
+      EXPECT_TRUE(landed == Bytes(1000, std::byte{0x11})) << "nonsense was written to memory";
+      world.board.set(0, 1);
+    } else {
+      Rogue rogue(world, self, ucx_options(self));
+      EXPECT_TRUE(rogue.progress_until([&] { return !rogue.heard.empty(); })) << "rank 0 did not ask";
+      say(rogue);
+      EXPECT_TRUE(rogue.progress_until([&] { return world.board.get(0) == 1; }));
+    }
+  });
+}
+
+TEST(UcxFault, UnknownOpcodeIsReported) {
+  expect_nonsense_is_reported([](Rogue& rogue) {
+    Bytes header = rogue.header(ChunkData{5});
+    header[0] = std::byte{200};
+    rogue.say(header);
+  });
+}
+
+TEST(UcxFault, TruncatedHeaderIsReported) {
+  expect_nonsense_is_reported([](Rogue& rogue) {
+    Bytes header = rogue.header(ChunkData{5});
+    header.pop_back();
+    rogue.say(header);
+  });
+}
+
+TEST(UcxFault, OversizedMessageIsReported) {
+  expect_nonsense_is_reported(
+      [](Rogue& rogue) { rogue.say(rogue.header(MessageHeader{0}), Bytes(transport::Transport::kMaxMessage + 1)); });
+}
+
+TEST(UcxFault, MessageByRendezvousIsReported) {
+  expect_nonsense_is_reported(
+      [](Rogue& rogue) { rogue.say(rogue.header(MessageHeader{0}), Bytes(100000), UCP_AM_SEND_FLAG_RNDV); });
+}
+
+TEST(UcxFault, DataForARequestThatIsNotOpenIsReported) {
+  expect_nonsense_is_reported([](Rogue& rogue) { rogue.say(rogue.header(ChunkData{6}), Bytes(100)); });
+  expect_nonsense_is_reported([](Rogue& rogue) { rogue.say(rogue.header(ChunkError{6, CARDEA_ERR_STALE, "x"})); });
+}
+
+TEST(UcxFault, MoreOrLessDataThanAskedForIsReported) {
+  for (const std::size_t size : {std::size_t{99}, std::size_t{101}, std::size_t{0}, std::size_t{900000}}) {
+    expect_nonsense_is_reported([&](Rogue& rogue) { rogue.say(rogue.header(ChunkData{5}), Bytes(size)); });
+    expect_nonsense_is_reported(
+        [&](Rogue& rogue) { rogue.say(rogue.header(ChunkData{5}), Bytes(size + 7), UCP_AM_SEND_FLAG_RNDV); });
+  }
+}
+
+TEST(UcxFault, RepeatedMessageNumberIsReported) {
+  expect_nonsense_is_reported([](Rogue& rogue) {
+    rogue.say(rogue.header(MessageHeader{0}), Bytes(1));
+    rogue.say(rogue.header(MessageHeader{0}), Bytes(1));
+  });
+}
+
+// The stranger's bytes are of a member in all but one thing, which `change` makes wrong.
+void expect_stranger_is_dropped(const std::function<void(transport::UcxOptions&)>& change) {
+  UcxWorld world(2);
+  run_ranks(2, [&](unsigned self) {
+    if (self == 0) {
+      ::testing::internal::CaptureStderr();
+      UcxRank rank(world, self, ucx_options(self));
+      bool lent = false;
+      rank.lender = [&](Rank, const ExpertAddress&, std::uint64_t, std::uint64_t) -> Result<Lease> {
+        lent = true;
+        return Status(CARDEA_ERR_STALE, "no");
+      };
+      EXPECT_TRUE(rank.pump([&] { return world.board.get(0) == 1; }));
+      rank.pump_for(500ms);
+      EXPECT_TRUE(rank.messages.empty());
+      EXPECT_TRUE(rank.lost.empty()) << rank.lost.begin()->second.message();
+      EXPECT_FALSE(lent);
+      EXPECT_TRUE(rank.close());
+      const std::string log = ::testing::internal::GetCapturedStderr();
+      const std::string line = "dropped a message that is not of this job";
+      EXPECT_NE(log.find(line), std::string::npos) << "the stranger was not heard at all: " << log;
+      EXPECT_EQ(log.find(line), log.rfind(line)) << "more than one line for many messages";
+      world.board.set(1, 1);
+    } else {
+      auto options = ucx_options(self);
+      change(options);
+      Rogue rogue(world, self, options);
+      for (std::uint64_t i = 0; i < 50; ++i) {
+        rogue.say(rogue.header(MessageHeader{i}), Bytes(100));
+        rogue.say(rogue.header(ChunkRequest{i, {}, 0, 10, 10}));
+        rogue.say(rogue.header(MessageHeader{i}), Bytes(200000), UCP_AM_SEND_FLAG_RNDV);
+        rogue.say(Bytes(3));
+      }
+      EXPECT_TRUE(rogue.progress_until([&] {
+        world.board.add(2, 1);
+        if (world.board.get(2) == 200) world.board.set(0, 1);
+        return world.board.get(1) == 1;
+      }));
+    }
+  });
+}
+
+TEST(UcxFault, StrangerWithAnotherSecretIsDropped) {
+  expect_stranger_is_dropped([](transport::UcxOptions& options) { options.secret[31] ^= std::byte{1}; });
+}
+
+TEST(UcxFault, RankOfAnotherJobIsDropped) {
+  expect_stranger_is_dropped([](transport::UcxOptions& options) { options.job_id = "another"; });
+}
+
+TEST(UcxFault, NothingIsHeardOfADisconnectedPeer) {
+  UcxWorld world(2);
+  run_ranks(2, [&](unsigned self) {
+    UcxRank rank(world, self, ucx_options(self));
+    if (self == 0) {
+      rank.transport().send(1, Bytes(1));
+      ASSERT_TRUE(rank.pump([&] { return rank.messages.size() == 1; }));
+      rank.transport().disconnect(1);
+      world.board.set(0, 1);
+      EXPECT_TRUE(rank.pump([&] { return world.board.get(1) == 1; }));
+      rank.pump_for(200ms);
+      EXPECT_EQ(rank.messages.size(), 1u);
+      EXPECT_TRUE(rank.lost.empty());
+    } else {
+      rank.transport().send(0, Bytes(1));
+      ASSERT_TRUE(rank.pump([&] { return world.board.get(0) == 1; }));
+      for (int i = 0; i < 10; ++i) rank.transport().send(0, Bytes(10));
+      rank.pump_for(300ms);
+      world.board.set(1, 1);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace cardea::test

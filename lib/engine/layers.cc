@@ -222,8 +222,16 @@ Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce an
   for (const RegionOffer& offer : announce.regions) {
     const transport::RegionKey key{from, offer.region};
     if (!sizes.emplace(offer.region, offer.bytes).second) return refuse("a region twice");
-    if (const Status status = route_[from]->accept(key, offer.bytes, offer.descriptor); !status.ok())
-      return status.with_peer(from);
+    // Several layers may lie in one region; its transport hears of it once.
+    const auto [known, fresh] = peer_regions_.try_emplace(key, PeerRegion{0, false, offer.bytes});
+    if (fresh) {
+      if (const Status status = route_[from]->accept(key, offer.bytes, offer.descriptor); !status.ok()) {
+        peer_regions_.erase(known);
+        return status.with_peer(from);
+      }
+    } else if (known->second.bytes != offer.bytes || known->second.gone) {
+      return refuse(fmt::format("region {} is not what it was", offer.region));
+    }
     if (const std::byte* const base = route_[from]->mapped(key); base != nullptr) source.mapped[offer.region] = base;
   }
   const auto inside = [&](const SegmentPlace::Spot& spot, std::uint64_t bytes) {

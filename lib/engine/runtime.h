@@ -193,6 +193,7 @@ class Runtime final : public transport::Listener {
   struct PeerRegion {
     std::uint32_t layers = 0;
     bool gone = false;
+    std::uint64_t bytes = 0;
   };
   std::map<transport::RegionKey, PeerRegion> peer_regions_;
   ByteCounters bytes_;

@@ -24,7 +24,7 @@ Runs PROGRAM once per rank on emulated hosts and prints the bytes that the kerne
   --iperf              measures the link between two hosts by iperf3, instead of running a program
   --clean              removes what runs left behind that were killed by SIGKILL
 
-Ranks are numbered host by host. Each gets CARDEA_RANK, CARDEA_WORLD_SIZE, CARDEA_LOCAL_RANK, CARDEA_ROOT (a free
+Ranks are numbered host by host. Each gets CARDEA_RANK, CARDEA_WORLD_SIZE, CARDEA_ROOT (a free
 address:port of rank 0's host), CARDEA_JOB, CARDEA_SECRET_FILE, the same under torchrun's names (RANK, WORLD_SIZE,
 LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and UCX_TLS=tcp,self unless UCX_TLS is set.
 Exit status: that of the first rank to fail (128 + signal if killed), 0 if none did, 1 if the cluster could not be made,
@@ -166,7 +166,7 @@ run_ranks() {
   for ((rank = 0; rank < world; rank++)); do
     host=$((rank / ranks_per_host)) local_rank=$((rank % ranks_per_host))
     (on "$host" env --default-signal=INT,QUIT UCX_TLS="${UCX_TLS-tcp,self}" CARDEA_JOB="cluster-$$" CARDEA_SECRET_FILE="$work/secret" \
-      CARDEA_ROOT="$(address 0):$port" CARDEA_RANK=$rank CARDEA_WORLD_SIZE=$world CARDEA_LOCAL_RANK=$local_rank \
+      CARDEA_ROOT="$(address 0):$port" CARDEA_RANK=$rank CARDEA_WORLD_SIZE=$world \
       RANK=$rank WORLD_SIZE=$world LOCAL_RANK=$local_rank LOCAL_WORLD_SIZE="$ranks_per_host" \
       MASTER_ADDR="$(address 0)" MASTER_PORT=$port "${program[@]}") &
     rank_of[$!]=$rank

@@ -33,6 +33,7 @@ while (($#)); do
               presets+=("$2"); shift 2 ;;
     -j) [[ ${2-} =~ ^[1-9][0-9]*$ ]] || wrong "-j takes a number, not '${2-}'"
         jobs=$2; shift 2 ;;
+    -j[1-9]*) set -- -j "${1#-j}" "${@:2}" ;;
     -R) [[ -n ${2-} ]] || wrong "-R takes a regular expression"
         select=(-R "$2"); shift 2 ;;
     --lint) lint=1; shift ;;

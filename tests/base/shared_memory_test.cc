@@ -10,6 +10,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <vector>
 
 #include "tests/support/ranks.h"
@@ -26,6 +28,18 @@ UniqueFd memfd_of(off_t bytes, int seals) {
     EXPECT_EQ(fcntl(fd.get(), F_ADD_SEALS, seals), 0);
   }
   return fd;
+}
+
+// Bytes of the mapping at `address` that this process's page tables reach without a fault.
+std::uint64_t resident(const std::byte* address) {
+  std::ifstream maps("/proc/self/smaps");
+  const std::string start = fmt::format("{:x}-", reinterpret_cast<std::uintptr_t>(address));
+  std::string line;
+  for (bool here = false; std::getline(maps, line);) {
+    here = here || line.rfind(start, 0) == 0;
+    if (here && line.rfind("Rss:", 0) == 0) return std::stoull(line.substr(4)) * 1024;
+  }
+  return 0;
 }
 
 TEST(SharedMemory, PeersSeeWhatTheOwnerWritesNowAndLater) {
@@ -61,17 +75,8 @@ TEST(SharedMemory, EveryPageIsPresentOnBothSides) {
   EXPECT_GE(static_cast<std::uint64_t>(file.st_blocks) * 512, kBytes);
   Result<SharedMapping> mapping = SharedMapping::open(memory->descriptor(), kBytes);
   ASSERT_TRUE(mapping.ok());
-  rusage before{}, after{};
-  getrusage(RUSAGE_SELF, &before);
-  unsigned sum = 0;
-  for (std::uint64_t at = 0; at < kBytes; at += 4096) {
-    memory->data()[at] = std::byte{1};
-    sum += std::to_integer<unsigned>(mapping->data()[at]);
-  }
-  getrusage(RUSAGE_SELF, &after);
-  EXPECT_EQ(sum, (kBytes + 4095) / 4096);
-  // 1281 pages are touched twice; a few faults may be others', such as a sanitizer's.
-  EXPECT_LT(after.ru_minflt - before.ru_minflt, 400);
+  EXPECT_GE(resident(memory->data()), kBytes);
+  EXPECT_GE(resident(mapping->data()), kBytes);
 }
 
 TEST(SharedMemory, PeersCanNeitherWriteNorResizeIt) {

@@ -62,8 +62,8 @@ void ShmTransport::send(Rank rank, Bytes message) {
   Peer* const peer = living(rank);
   if (peer == nullptr || closing_) return;
   if (message.size() > kMaxMessage) {
-    return peer->link->fail(
-        Status::error(CARDEA_ERR_LIMIT, "message of {} bytes to rank {}; at most {}", message.size(), rank, kMaxMessage));
+    return log::print(log::Level::kError, std::to_string(self_), "shm",
+                      "message of {} bytes to rank {} dropped; at most {} are allowed", message.size(), rank, kMaxMessage);
   }
   peer->link->send(FrameType::kMessage, std::move(message));
 }

@@ -154,11 +154,13 @@ void Lanes::part(const Transfer& transfer, std::uint32_t slot) {
     Lane& lane = lanes_[id];
     lane.active.erase(std::find(lane.active.begin(), lane.active.end(), slot));
     if (lane.active.empty()) lane.counted.busy += time_.now() - lane.busy_since;
-    reshare(id);
   }
+  reshare(transfer.first);
+  if (transfer.second != kNoLane) reshare(transfer.second);
 }
 
 void Lanes::reshare(LaneId id) {
+  if (lanes_[id].active.empty()) return;
   const auto share = [this](LaneId lane) {
     const Wide all = (Wide{lanes_[lane].bytes_per_second} << kUnitBits) / kNanosecondsPerSecond;
     return std::max<std::uint64_t>(1, static_cast<std::uint64_t>(all / lanes_[lane].active.size()));

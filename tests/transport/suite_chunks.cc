@@ -39,6 +39,7 @@ TEST_P(TransportSuite, AChunksBytesAreRightAndNothingBesideThemIsWritten) {
       std::uint64_t payload = 0;
       for (const std::uint64_t size : sizes) payload += size;
       EXPECT_EQ(bytes_given_back(rank.seen()), rank.traits().asks(kind) ? payload : 0u);
+      rank.barrier();
       return;
     }
     ASSERT_TRUE(rank.accept_from(0));
@@ -51,6 +52,7 @@ TEST_P(TransportSuite, AChunksBytesAreRightAndNothingBesideThemIsWritten) {
       EXPECT_TRUE(landing.payload() == layout(i).expected(0, sizes[i])) << sizes[i] << " bytes";
       EXPECT_TRUE(landing.gaps_untouched()) << sizes[i] << " bytes";
     }
+    rank.barrier();
     rank.barrier();
   });
 }

@@ -113,8 +113,6 @@ void Lanes::start_fair(std::uint32_t slot) {
   transfer.leaving = time_.at(Clock::time_point::max(), [this, slot] { leave_fair(slot); });
   join(transfer.first, slot);
   if (transfer.second != kNoLane) join(transfer.second, slot);
-  reshare(transfer.first);
-  if (transfer.second != kNoLane) reshare(transfer.second);
 }
 
 void Lanes::leave_fair(std::uint32_t slot) {
@@ -146,6 +144,7 @@ void Lanes::join(LaneId id, std::uint32_t slot) {
   if (lane.active.empty()) lane.busy_since = time_.now();
   lane.active.push_back(slot);
   ++lane.counted.transfers;
+  reshare_later(id);
 }
 
 void Lanes::part(const Transfer& transfer, std::uint32_t slot) {
@@ -154,11 +153,26 @@ void Lanes::part(const Transfer& transfer, std::uint32_t slot) {
     Lane& lane = lanes_[id];
     lane.active.erase(std::find(lane.active.begin(), lane.active.end(), slot));
     if (lane.active.empty()) lane.counted.busy += time_.now() - lane.busy_since;
-    reshare(id);
+    reshare_later(id);
   }
 }
 
+/// Once for all that starts and ends at one time, as an event of that time: a thousand transfers that start together would
+/// otherwise cost a million new rates.
+void Lanes::reshare_later(LaneId id) {
+  if (std::exchange(lanes_[id].dirty, true)) return;
+  if (dirty_.empty()) {
+    time_.post([this] {
+      const std::vector<LaneId> dirty = std::exchange(dirty_, {});
+      for (const LaneId lane : dirty) lanes_[lane].dirty = false;
+      for (const LaneId lane : dirty) reshare(lane);
+    });
+  }
+  dirty_.push_back(id);
+}
+
 void Lanes::reshare(LaneId id) {
+  if (lanes_[id].active.empty()) return;
   const auto share = [this](LaneId lane) {
     const Wide all = (Wide{lanes_[lane].bytes_per_second} << kUnitBits) / kNanosecondsPerSecond;
     return std::max<std::uint64_t>(1, static_cast<std::uint64_t>(all / lanes_[lane].active.size()));

@@ -55,6 +55,7 @@ class Lanes {
     std::uint64_t bytes_per_second = 0;
     LaneStatistics counted;
     std::vector<std::uint32_t> active;  // kFair: slots of transfers
+    bool dirty = false;                 // kFair: among dirty_
     Clock::time_point busy_since{};     // kFair, while any is active
     Clock::time_point free_at{};        // kFifo
   };
@@ -81,6 +82,7 @@ class Lanes {
   void settle(Transfer& transfer);
   void join(LaneId lane, std::uint32_t slot);
   void part(const Transfer& transfer, std::uint32_t slot);
+  void reshare_later(LaneId lane);
   void reshare(LaneId lane);
 
   void start_fifo(std::uint32_t slot);
@@ -92,6 +94,7 @@ class Lanes {
   std::vector<Lane> lanes_;
   std::vector<Transfer> transfers_;
   std::vector<std::uint32_t> free_;
+  std::vector<LaneId> dirty_;  // kFair: lanes whose transfers need new rates before time passes
 };
 
 }  // namespace cardea::sim

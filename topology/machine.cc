@@ -111,7 +111,10 @@ Figure port_bandwidth(const Device& nic) {
     origin = Origin::kVendorTable;
   }
   if (raw <= 0) {
+    // People buy the port that the slot can feed.
+    const double slot = nic.link.raw > 0 ? nic.link.raw : raw_bandwidth(nic.link.rate, nic.link.width);
     raw = vendor::kGuessPort;
+    for (const double gigabits : {25, 50, 100, 200, 400, 800}) raw = gigabits * 1e9 / 8 <= slot ? gigabits * 1e9 / 8 : raw;
     origin = Origin::kGuess;
   }
   return {raw * vendor::kNicShare, origin};

@@ -212,8 +212,9 @@ class Merger {
 
   void note_absent() {
     if (absent_.empty()) return;
-    out_.notes.push_back(fmt::format("{} device{} of the file not here and ignored: {}", absent_.size(),
-                                     absent_.size() == 1 ? " is" : "s are", fmt::join(absent_, ", ")));
+    out_.notes.push_back(fmt::format("{} {} not here and ignored: {}", absent_.size(),
+                                     absent_.size() == 1 ? "device of the file is" : "devices of the file are",
+                                     fmt::join(absent_, ", ")));
   }
 
   void take_from_live(DeviceId id) {

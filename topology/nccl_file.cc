@@ -26,9 +26,7 @@ class NcclReader {
  public:
   Result<Description> read(const pugi::xml_node& root) {
     out_.name = root.attribute("name").value();
-    Device machine;
-    machine.model = out_.name;
-    out_.add(machine);
+    out_.add(Device{});
     if (Status s = positive(root, "interconnect_gbytes", kMostGigabytes, 1e9, out_.interconnect_bandwidth); !s.ok())
       return s;
     for (const pugi::xml_node& cpu : root.children("cpu")) {
@@ -260,14 +258,15 @@ class NcclReader {
     const double each = vendor::nvlink_bandwidth(static_cast<unsigned>(capability.value_or(0)));
     for (const pugi::xml_node& link : gpu.children("nvlink")) {
       const std::string_view text = link.attribute("target").value();
-      const auto target = parse_bus_id(text);
+      const std::string_view target_class = link.attribute("tclass").value();
+      // NCCL names a switch that it cannot see "fffffff:ffff:ff", so a switch's address is not read.
+      const bool nvswitch = target_class.substr(0, 6) == "0x0680";
+      const auto target = nvswitch ? BusId{0xffffffff, 0xff, 0x1f, 7} : parse_bus_id(text);
       if (!target) return wrong("<nvlink> has target=\"{}\", which is no PCI address", text.substr(0, 40));
       if (target == out_.devices[id].bus_id) return wrong("<nvlink> ends at its own GPU");
       std::optional<long> count;
       if (Status status = integer(link, "count", 1, 64, count); !status.ok()) return status;
-      const std::string_view target_class = link.attribute("tclass").value();
-      pending_.push_back(
-          {id, *target, target_class.substr(0, 6) == "0x0680", static_cast<unsigned>(count.value_or(1)), each});
+      pending_.push_back({id, *target, nvswitch, static_cast<unsigned>(count.value_or(1)), each});
     }
     return {};
   }
@@ -307,7 +306,8 @@ class NcclReader {
       edge.links += link.links;
       return;
     }
-    out_.nvlinks.push_back({from, to, link.links, link.link_bandwidth, Origin::kFile});
+    // The file has the number of links, the table what each gives.
+    out_.nvlinks.push_back({from, to, link.links, link.link_bandwidth, Origin::kVendorTable});
   }
 
   Description out_;

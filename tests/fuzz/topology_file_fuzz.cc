@@ -12,7 +12,17 @@
 #include "topology/merge.h"
 #include "topology/render.h"
 
-using cardea::topology::Description; using cardea::topology::assemble; using cardea::topology::assign; using cardea::topology::check; using cardea::topology::load_text; using cardea::topology::merge; using cardea::topology::natural_ranks; using cardea::topology::render; using cardea::topology::render_findings; using cardea::topology::render_json; namespace samples = cardea::topology::samples;
+using cardea::topology::assemble;
+using cardea::topology::assign;
+using cardea::topology::check;
+using cardea::topology::Description;
+using cardea::topology::load_text;
+using cardea::topology::merge;
+using cardea::topology::natural_ranks;
+using cardea::topology::render;
+using cardea::topology::render_findings;
+using cardea::topology::render_json;
+namespace samples = cardea::topology::samples;
 
 extern "C" int LLVMFuzzerInitialize(int* argc, char*** argv) {
   for (int i = 1; i < *argc; ++i) {

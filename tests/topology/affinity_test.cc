@@ -58,7 +58,8 @@ TEST(Affinity, ASlowNicIsLastHoweverNear) {
   std::string text = samples::nccl();
   text = changed(text, "speed=\"200000\"", "speed=\"1000\"");
   const Machine machine = machine_of(text);
-  for (const RankAffinity& rank : assign(machine, natural_ranks(machine))) EXPECT_EQ(rank.nics.back(), machine.find("mlx5_0"));
+  for (const RankAffinity& rank : assign(machine, natural_ranks(machine)))
+    EXPECT_EQ(rank.nics.back(), machine.find("mlx5_0"));
 }
 
 TEST(Affinity, CoresOfANodeAreDealtOutWithoutOverlap) {
@@ -72,7 +73,8 @@ TEST(Affinity, CoresOfANodeAreDealtOutWithoutOverlap) {
 
 TEST(Affinity, MoreRanksThanCoresShareThem) {
   const Machine machine = machine_of(samples::hwloc1());
-  for (const RankAffinity& rank : assign(machine, std::vector<DeviceId>(6, machine.find("GPU0")))) EXPECT_EQ(rank.cpus.size(), 1U);
+  for (const RankAffinity& rank : assign(machine, std::vector<DeviceId>(6, machine.find("GPU0"))))
+    EXPECT_EQ(rank.cpus.size(), 1U);
 }
 
 TEST(Affinity, WithoutGpusRanksAreDealtToTheNodes) {
@@ -92,16 +94,20 @@ TEST(Affinity, OverridesWinAndOthersMakeRoom) {
   EXPECT_EQ(ranks[1].numa, machine.find("NUMA1"));
   EXPECT_EQ(ranks[1].cpus, (std::vector<unsigned>{6, 7}));
   EXPECT_EQ(ranks[0].nics.front(), machine.find("mlx5_1"));
-  for (const char* bad : {"", "nic=mlx5_0", "rank=x", "rank=0 nic=GPU1", "rank=0 nic=eth7", "rank=0 cpus=z", "rank=0 colour=red", "rank"}) {
+  for (const char* bad :
+       {"", "nic=mlx5_0", "rank=x", "rank=0 nic=GPU1", "rank=0 nic=eth7", "rank=0 cpus=z", "rank=0 colour=red", "rank"}) {
     EXPECT_EQ(parse_override(machine, bad).status().code(), CARDEA_ERR_CONFIGURATION) << bad;
   }
 }
 
-TEST(Check, NothingWrongWithTheSample) { EXPECT_EQ(kinds(machine_of(samples::nccl())), std::vector<std::string>{}); }
+TEST(Check, NothingWrongWithTheSample) {
+  EXPECT_EQ(kinds(machine_of(samples::nccl())), std::vector<std::string>{});
+}
 
 TEST(Check, FarNicLinkBelowItsWidthAndUnevenNvlinks) {
   EXPECT_EQ(kinds(machine_of(samples::hwloc1())), std::vector<std::string>{"far-nic"});
-  const std::string narrow = changed(samples::hwloc1(), "07\" pci_link_speed=\"15.753846\"", "07\" pci_link_speed=\"7.876923\"");
+  const std::string narrow =
+      changed(samples::hwloc1(), "07\" pci_link_speed=\"15.753846\"", "07\" pci_link_speed=\"7.876923\"");
   EXPECT_EQ(kinds(machine_of(narrow)), (std::vector<std::string>{"far-nic", "narrow-link"}));
   const std::string uplink = changed(samples::nccl(), "link_width=\"16\"", "link_width=\"4\"");
   EXPECT_EQ(kinds(machine_of(uplink)), std::vector<std::string>{"narrow-uplink"});
@@ -118,7 +124,8 @@ TEST(Check, HiddenTreeAndUnseenNvlinks) {
 
 TEST(Check, AnIdleGpusRateIsNoFindingButItsWidthIs) {
   const std::string port = "07\" pci_link_speed=\"15.753846\"";
-  EXPECT_EQ(kinds(machine_of(changed(samples::hwloc1(), port, "07\" pci_link_speed=\"4.0\""))), std::vector<std::string>{"far-nic"});
+  EXPECT_EQ(kinds(machine_of(changed(samples::hwloc1(), port, "07\" pci_link_speed=\"4.0\""))),
+            std::vector<std::string>{"far-nic"});
   const Machine half = machine_of(changed(samples::hwloc1(), port, "07\" pci_link_speed=\"2.0\""));
   EXPECT_EQ(kinds(half), (std::vector<std::string>{"far-nic", "narrow-link"}));
   const Device& gpu = half.device(half.find("GPU0"));
@@ -129,8 +136,8 @@ TEST(Check, AnIdleGpusRateIsNoFindingButItsWidthIs) {
 class Measured : public ::testing::Test {
  protected:
   void SetUp() override {
-    char pattern[] = "/tmp/cardea-measured-XXXXXX";
-    ASSERT_NE(mkdtemp(pattern), nullptr);
+    std::string pattern = ::testing::TempDir() + "cardea-measured-XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
     folder_ = pattern;
     path_ = folder_ + "/deep/er/measured.json";
   }
@@ -157,11 +164,12 @@ TEST_F(Measured, FiguresReplaceGuessesOnThatMachineOnly) {
 
 TEST_F(Measured, AFileThatIsNotOursIsAnErrorNotACrash) {
   const std::string file = folder_ + "/bad.json";
-  for (const char* bad : {"", "[]", "{", "{\"version\":2,\"machines\":{}}", "{\"version\":1}", "{\"version\":1,\"machines\":{\"m\":3}}",
-                          "{\"version\":1,\"machines\":{\"m\":{\"lanes\":{\"a\":{\"bytes_per_second\":-1}}}}}",
-                          "{\"version\":1,\"machines\":{\"m\":{\"lanes\":{\"a\":{\"bytes_per_second\":1e300}}}}}",
-                          "{\"version\":1,\"machines\":{\"m\":{\"lanes\":{\"a\":{\"latency_ns\":\"slow\"}}}}}",
-                          "{\"version\":1,\"machines\":{\"m\":{\"lanes\":{\"a\":3}}}}"}) {
+  for (const char* bad :
+       {"", "[]", "{", "{\"version\":2,\"machines\":{}}", "{\"version\":1}", "{\"version\":1,\"machines\":{\"m\":3}}",
+        "{\"version\":1,\"machines\":{\"m\":{\"lanes\":{\"a\":{\"bytes_per_second\":-1}}}}}",
+        "{\"version\":1,\"machines\":{\"m\":{\"lanes\":{\"a\":{\"bytes_per_second\":1e300}}}}}",
+        "{\"version\":1,\"machines\":{\"m\":{\"lanes\":{\"a\":{\"latency_ns\":\"slow\"}}}}}",
+        "{\"version\":1,\"machines\":{\"m\":{\"lanes\":{\"a\":3}}}}"}) {
     std::ofstream(file) << bad;
     EXPECT_EQ(load_measured(file, "m").status().code(), CARDEA_ERR_CONFIGURATION) << bad;
   }
@@ -180,7 +188,8 @@ TEST(Live, TheMachineAtHandIsDiscoveredMeasuredAndRendered) {
   options.gpus = false;
   const auto measurements = measure(*machine, options);
   ASSERT_TRUE(measurements.ok()) << measurements.status().message();
-  EXPECT_EQ(apply_measured(*machine, *measurements), measurements->size()) << "every measurement is of a lane of this machine";
+  EXPECT_EQ(apply_measured(*machine, *measurements), measurements->size())
+      << "every measurement is of a lane of this machine";
   const Lane& loopback = machine->lane(machine->find_lane(LaneKind::kLoopback, 0, 0));
   EXPECT_EQ(loopback.bandwidth.origin, Origin::kMeasured);
   EXPECT_GT(loopback.bandwidth.value, 1e6);
@@ -188,8 +197,8 @@ TEST(Live, TheMachineAtHandIsDiscoveredMeasuredAndRendered) {
 }
 
 TEST(Live, SysfsGivesLinksAndPortSpeeds) {
-  char pattern[] = "/tmp/cardea-sys-XXXXXX";
-  ASSERT_NE(mkdtemp(pattern), nullptr);
+  std::string pattern = ::testing::TempDir() + "cardea-sys-XXXXXX";
+  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
   const std::string sys = pattern;
   const auto put = [&](const std::string& path, const std::string& text) {
     std::filesystem::create_directories(std::filesystem::path(sys + path).parent_path());
@@ -213,7 +222,7 @@ TEST(Live, SysfsGivesLinksAndPortSpeeds) {
   EXPECT_EQ(device.port_bandwidth, 25e9);
   EXPECT_EQ(device.port_origin, Origin::kSystem);
   EXPECT_EQ(device.link.width, 8U);
-  EXPECT_EQ(kinds(machine), (std::vector<std::string>{"far-nic", "narrow-link", "narrow-link"})) << "by its own end, and by the port's";
+  EXPECT_EQ(kinds(machine), (std::vector<std::string>{"far-nic", "narrow-link"}));
   EXPECT_NEAR(machine.device(machine.find("GPU0")).link.raw, 15.754e9, 1e7) << "nonsense leaves what was known";
 }
 

@@ -36,7 +36,8 @@ TEST_P(Golden, ShowAndCheckSayWhatIsExpected) {
   if (!fs::exists(file)) GTEST_SKIP() << name << " is not at hand: recorded machines lie in " << kShared;
   const Result<Machine> machine = machine_from_file(file);
   ASSERT_TRUE(machine.ok()) << machine.status().message();
-  const std::string text = render(*machine, assign(*machine, natural_ranks(*machine))) + "\n" + render_findings(check(*machine));
+  const std::string text =
+      render(*machine, assign(*machine, natural_ranks(*machine))) + "\n" + render_findings(check(*machine));
   const fs::path expected = kSource / "tests/topology/golden" / fs::path(name).replace_extension(".txt");
   if (std::getenv("CARDEA_UPDATE_GOLDEN")) std::ofstream(expected) << text;
   ASSERT_TRUE(fs::exists(expected)) << expected << " is missing: run with CARDEA_UPDATE_GOLDEN=1";
@@ -44,8 +45,9 @@ TEST_P(Golden, ShowAndCheckSayWhatIsExpected) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Machines, Golden,
-                         ::testing::Values("dgx-a100.xml", "hgx-h100.xml", "hgx-h200.xml", "pcie-8gpu.xml", "cpu-2socket.xml", "coral-lassen.xml",
-                                           "g4dnmetal.xml", "h200x2-vm.xml", "ndv4-topo.xml", "p4d-24xl-topo.xml"),
+                         ::testing::Values("dgx-a100.xml", "hgx-h100.xml", "hgx-h200.xml", "pcie-8gpu.xml",
+                                           "cpu-2socket.xml", "coral-lassen.xml", "g4dnmetal.xml", "h200x2-vm.xml",
+                                           "ndv4-topo.xml", "p4d-24xl-topo.xml"),
                          [](const auto& tested) {
                            std::string name = tested.param;
                            for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
@@ -65,9 +67,11 @@ TEST(GoldenMachines, TheVirtualH200sWithAnNcclFileBesideThemHaveTheFilesShape) {
   const std::string file =
       "<system version=\"1\"><cpu numaid=\"0\" arch=\"x86_64\">"
       "<pci busid=\"ffff:ff:01.0\" class=\"0x060400\" link_speed=\"32 GT/s\" link_width=\"16\">"
-      "<pci busid=\"0000:00:06.0\" class=\"0x030200\" vendor=\"0x10de\" device=\"0x2335\" link_speed=\"32 GT/s\" link_width=\"16\">"
+      "<pci busid=\"0000:00:06.0\" class=\"0x030200\" vendor=\"0x10de\" device=\"0x2335\" link_speed=\"32 GT/s\" "
+      "link_width=\"16\">"
       "<gpu dev=\"0\" sm=\"90\"><nvlink target=\"fffffff:ffff:ff\" count=\"18\" tclass=\"0x068000\"/></gpu></pci>"
-      "<pci busid=\"0000:00:07.0\" class=\"0x030200\" vendor=\"0x10de\" device=\"0x2335\" link_speed=\"32 GT/s\" link_width=\"16\">"
+      "<pci busid=\"0000:00:07.0\" class=\"0x030200\" vendor=\"0x10de\" device=\"0x2335\" link_speed=\"32 GT/s\" "
+      "link_width=\"16\">"
       "<gpu dev=\"1\" sm=\"90\"><nvlink target=\"fffffff:ffff:ff\" count=\"18\" tclass=\"0x068000\"/></gpu></pci>"
       "</pci></cpu></system>";
   const Description recorded = *load_file(kShared / "h200x2-vm.xml");

@@ -16,13 +16,20 @@
 namespace cardea::topology {
 namespace {
 
-Description file() { return *load_text(samples::nccl(), "cloud.xml"); }
-Description live() { return *load_text(samples::hwloc2_hidden(), "vm.xml"); }
+Description file() {
+  return *load_text(samples::nccl(), "cloud.xml");
+}
+Description live() {
+  return *load_text(samples::hwloc2_hidden(), "vm.xml");
+}
 
-Device& at(Description& description, const char* bus_id) { return description.devices[description.find(*parse_bus_id(bus_id))]; }
+Device& at(Description& description, const char* bus_id) {
+  return description.devices[description.find(*parse_bus_id(bus_id))];
+}
 
 bool noted(const Description& description, const std::string& text) {
-  return std::any_of(description.notes.begin(), description.notes.end(), [&](const std::string& note) { return note.find(text) != std::string::npos; });
+  return std::any_of(description.notes.begin(), description.notes.end(),
+                     [&](const std::string& note) { return note.find(text) != std::string::npos; });
 }
 
 void expect_contradiction(const Description& from_file, const Description& from_machine, const std::string& expected) {

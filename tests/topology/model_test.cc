@@ -34,7 +34,8 @@ TEST(BusId, ReadsWhatSysfsNvmlAndNcclWriteAndNothingElse) {
   EXPECT_EQ(parse_bus_id("0000:10:1c.0"), expected);
   EXPECT_EQ(parse_bus_id("00000000:10:1C.0"), expected);
   EXPECT_EQ(parse_bus_id("10:1c.0"), expected);
-  for (const char* bad : {"", ":", "0000:10:1c", "0000:10:20.0", "0000:10:1c.8", "0000:100:1c.0", "x:10:1c.0", "0000:10:1c.0 ", "-1:10:1c.0"}) {
+  for (const char* bad : {"", ":", "0000:10:1c", "0000:10:20.0", "0000:10:1c.8", "0000:100:1c.0", "x:10:1c.0",
+                          "0000:10:1c.0 ", "-1:10:1c.0"}) {
     EXPECT_FALSE(parse_bus_id(bad)) << bad;
   }
 }
@@ -46,7 +47,8 @@ TEST(PciLink, RateTimesWidthAfterCodingAndBack) {
   EXPECT_EQ(link_of_raw(1.969231e9).width, 2U);
   EXPECT_EQ(parse_link_rate("16.0 GT/s PCIe"), 16.0);
   EXPECT_EQ(parse_link_rate("Unknown"), 0.0);
-  for (const char* bad : {"0 GT/s", "-8 GT/s", "1e9 GT/s", "nan GT/s", "inf", "8 parsec", "fast"}) EXPECT_FALSE(parse_link_rate(bad)) << bad;
+  for (const char* bad : {"0 GT/s", "-8 GT/s", "1e9 GT/s", "nan GT/s", "inf", "8 parsec", "fast"})
+    EXPECT_FALSE(parse_link_rate(bad)) << bad;
 }
 
 TEST(CpuSet, ReadsMasksOfHwlocAndNcclAndListsOfLinux) {
@@ -64,15 +66,18 @@ TEST(Paths, NvlinkBeatsPcieAndOnlyBetweenTheGpusThatHaveIt) {
   const Machine machine = sample();
   EXPECT_EQ(lanes_of(machine, "GPU0", "GPU1", MemoryKind::kDevice), (std::vector<std::string>{"nvlink:GPU0>GPU1"}));
   EXPECT_EQ(lanes_of(machine, "GPU0", "GPU2", MemoryKind::kDevice),
-            (std::vector<std::string>{"pcie-up:GPU0>SW0", "pcie-up:SW0>NUMA0", "interconnect:PKG0>PKG1", "pcie-down:NUMA1>SW1", "pcie-down:SW1>GPU2"}));
+            (std::vector<std::string>{"pcie-up:GPU0>SW0", "pcie-up:SW0>NUMA0", "interconnect:PKG0>PKG1",
+                                      "pcie-down:NUMA1>SW1", "pcie-down:SW1>GPU2"}));
   EXPECT_EQ(nearness_label(machine, machine.find("GPU0"), machine.find("GPU1")), "NV2");
   EXPECT_EQ(nearness_label(machine, machine.find("GPU0"), machine.find("GPU2")), "SYS");
 }
 
 TEST(Paths, MemoryKindDecidesWhereBytesStart) {
   const Machine machine = sample();
-  EXPECT_EQ(lanes_of(machine, "GPU0", "GPU1", MemoryKind::kHost), (std::vector<std::string>{"memory:NUMA0", "pcie-down:NUMA0>SW0", "pcie-down:SW0>GPU1"}));
-  EXPECT_EQ(lanes_of(machine, "GPU0", "NIC0", MemoryKind::kDevice), (std::vector<std::string>{"pcie-up:GPU0>SW0", "pcie-down:SW0>NIC0", "nic-out:NIC0"}));
+  EXPECT_EQ(lanes_of(machine, "GPU0", "GPU1", MemoryKind::kHost),
+            (std::vector<std::string>{"memory:NUMA0", "pcie-down:NUMA0>SW0", "pcie-down:SW0>GPU1"}));
+  EXPECT_EQ(lanes_of(machine, "GPU0", "NIC0", MemoryKind::kDevice),
+            (std::vector<std::string>{"pcie-up:GPU0>SW0", "pcie-down:SW0>NIC0", "nic-out:NIC0"}));
   EXPECT_EQ(lanes_of(machine, "NIC2", "NUMA1", MemoryKind::kHost),
             (std::vector<std::string>{"nic-in:NIC2", "pcie-up:NIC2>SW1", "pcie-up:SW1>NUMA1", "memory:NUMA1"}));
   EXPECT_EQ(lanes_of(machine, "NUMA0", "NUMA1", MemoryKind::kHost),
@@ -93,8 +98,10 @@ TEST(Paths, TimeIsLatencyPlusBytesOverTheBottleneck) {
 
 TEST(Paths, SwitchesAndPackagesAreNoEnds) {
   const Machine machine = sample();
-  EXPECT_EQ(find_path(machine, machine.find("SW0"), machine.find("GPU0"), MemoryKind::kDevice).status().code(), CARDEA_ERR_INVALID_ARGUMENT);
-  EXPECT_EQ(find_path(machine, 100000, machine.find("GPU0"), MemoryKind::kDevice).status().code(), CARDEA_ERR_INVALID_ARGUMENT);
+  EXPECT_EQ(find_path(machine, machine.find("SW0"), machine.find("GPU0"), MemoryKind::kDevice).status().code(),
+            CARDEA_ERR_INVALID_ARGUMENT);
+  EXPECT_EQ(find_path(machine, 100000, machine.find("GPU0"), MemoryKind::kDevice).status().code(),
+            CARDEA_ERR_INVALID_ARGUMENT);
 }
 
 TEST(Lanes, AnUplinkIsSharedByAllThatIsBelowIt) {
@@ -141,7 +148,8 @@ TEST(Assemble, RefusesDescriptionsThatContradictThemselves) {
   Description description = *load_text(samples::nccl(), "x");
   Description twice = description;
   twice.devices.back().bus_id = twice.devices[3].bus_id;
-  EXPECT_NE(assemble(twice).status().message().find("0000:10:00.0"), std::string::npos) << assemble(twice).status().message();
+  EXPECT_NE(assemble(twice).status().message().find("0000:10:00.0"), std::string::npos)
+      << assemble(twice).status().message();
   Description disordered = description;
   disordered.devices[2].parent = 5;
   EXPECT_FALSE(assemble(disordered).ok());

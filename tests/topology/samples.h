@@ -13,15 +13,18 @@ inline std::string nccl() {
     const std::string b = std::to_string(s + 1);
     text += "<cpu numaid=\"" + std::to_string(s) + "\" affinity=\"" + (s == 0 ? "0000000f" : "000000f0") +
             "\" arch=\"x86_64\" vendor=\"GenuineIntel\" familyid=\"6\" modelid=\"85\">\n"
-            "<pci busid=\"0000:" + b + "0:00.0\" class=\"0x060400\" link_speed=\"16 GT/s\" link_width=\"16\">\n";
+            "<pci busid=\"0000:" +
+            b + "0:00.0\" class=\"0x060400\" link_speed=\"16 GT/s\" link_width=\"16\">\n";
     for (int g = 1; g <= 2; ++g) {
       text += "<pci busid=\"0000:" + b + std::to_string(g) +
               ":00.0\" class=\"0x030200\" vendor=\"0x10de\" device=\"0x20b0\" link_speed=\"16 GT/s\" link_width=\"16\">"
-              "<gpu dev=\"" + std::to_string(2 * s + g - 1) + "\" sm=\"80\"><nvlink target=\"0000:" + b + std::to_string(3 - g) +
+              "<gpu dev=\"" +
+              std::to_string(2 * s + g - 1) + "\" sm=\"80\"><nvlink target=\"0000:" + b + std::to_string(3 - g) +
               ":00.0\" count=\"2\" tclass=\"0x030200\"/></gpu></pci>\n";
     }
     for (int n = 3; n <= 4; ++n) {
-      text += "<pci busid=\"0000:" + b + std::to_string(n) + ":00.0\" class=\"0x020700\" link_speed=\"16 GT/s\" link_width=\"16\"><nic><net name=\"mlx5_" +
+      text += "<pci busid=\"0000:" + b + std::to_string(n) +
+              ":00.0\" class=\"0x020700\" link_speed=\"16 GT/s\" link_width=\"16\"><nic><net name=\"mlx5_" +
               std::to_string(2 * s + n - 3) + "\" dev=\"0\" speed=\"200000\" port=\"1\"/></nic></pci>\n";
     }
     text += "</pci></cpu>\n";

@@ -83,6 +83,7 @@ class MeetingPoint::Server : public Session::Owner {
     if (!status.ok() && (failed_before || roster_.failure().ok())) {
       // The news is for this one alone.
       session->settled = true;
+      ++told_members_;
       session->send(framed(encode_failed(status)));
       return session->close();
     }
@@ -149,6 +150,7 @@ class MeetingPoint::Server : public Session::Owner {
     if (!roster_.failure().ok() && !told_) {
       told_ = true;
       deadline_ = settings_.deadline;  // until then, latecomers are told as well
+      told_members_ = static_cast<unsigned>(members_.size());
       broadcast(framed(encode_failed(roster_.failure())));
       for (const auto& session : std::vector(members_.begin(), members_.end())) session->close();
     }
@@ -204,19 +206,22 @@ class MeetingPoint::Server : public Session::Owner {
 
   void farewell(Clock::time_point until) {
     if (ended_) return;
-    error_code ignored;
-    acceptor_.close(ignored);
     const bool failed = !roster_.failure().ok();
-    bool busy = false;
+    // When the ranks disagree, those that are only just starting shall be told why there is no job.
+    const bool tells = failed && !roster_.formed() && roster_.failure().code() != CARDEA_ERR_TIMEOUT &&
+                       told_members_ < roster_.world_size();
+    error_code ignored;
+    if (!tells) acceptor_.close(ignored);
+    bool busy = tells;
     for (const auto& session : std::vector(members_.begin(), members_.end())) {
       session->settled = true;
       session->close();
       // After a failure a member may be sending: it must find its connection whole until it has read the reason.
       busy = busy || failed || !session->idle();
     }
-    if (!busy || members_.empty() || Clock::now() >= until) return end();
-    accept_timer_.expires_after(milliseconds(5));
-    accept_timer_.async_wait([this, until](const error_code&) { farewell(until); });
+    if (!busy || (members_.empty() && !tells) || Clock::now() >= until) return end();
+    farewell_timer_.expires_after(milliseconds(5));
+    farewell_timer_.async_wait([this, until](const error_code&) { farewell(until); });
   }
 
   void end() {
@@ -225,6 +230,7 @@ class MeetingPoint::Server : public Session::Owner {
     acceptor_.close(ignored);
     timer_.cancel();
     accept_timer_.cancel();
+    farewell_timer_.cancel();
     for (const auto& session : std::vector(members_.begin(), members_.end())) session->drop();
     for (const auto& session : std::vector(strangers_.begin(), strangers_.end())) session->drop();
   }
@@ -232,14 +238,14 @@ class MeetingPoint::Server : public Session::Owner {
   const Settings settings_;
   asio::io_context io_{1};
   asio::basic_socket_acceptor<Protocol> acceptor_{io_};
-  asio::steady_timer timer_{io_}, accept_timer_{io_};
+  asio::steady_timer timer_{io_}, accept_timer_{io_}, farewell_timer_{io_};
   Session::Identity identity_;
   Roster roster_;
   Clock::time_point deadline_;
   std::list<std::shared_ptr<Session>> strangers_;  // oldest first
   std::set<std::shared_ptr<Session>> members_;
   bool told_ = false, ended_ = false, paused_ = false;
-  unsigned refused_ = 0;
+  unsigned refused_ = 0, told_members_ = 0;
   std::atomic<bool> finished_{false};                // release: whoever sees it sees the sockets closed
   std::atomic<std::uint64_t> strangers_dropped_{0};  // relaxed: a count, nothing hangs on it
   std::thread thread_;

@@ -36,7 +36,8 @@ class MeetingPoint {
   /// INVALID_ARGUMENT if it cannot be resolved or is not this machine's, SYSTEM otherwise.
   static Result<std::unique_ptr<MeetingPoint>> open(const Endpoint& where, const Settings& settings);
 
-  /// Lets what is queued for the members leave, for 2 s at most, then closes every socket and joins the thread.
+  /// Closes every socket and joins the thread; before that, for 2 s at most, lets what is queued for the members leave, and
+  /// tells ranks that arrive only now why their job has failed.
   ~MeetingPoint();
 
   /// How a rank of this machine reaches it; the port is the one that the system chose.

@@ -130,6 +130,7 @@ void Session::write_next() {
 }
 
 void Session::close() {
+  if (state_ == State::kDraining) return;
   if (state_ != State::kMember) return drop();
   state_ = State::kDraining;
   error_code ignored;

@@ -30,15 +30,15 @@ Status Roster::fail(Status status) {
 
 Status Roster::arrive(const Hello& hello) {
   if (!failure_.ok()) return failure_;
-  if (hello.wire_version != wire_version_) {
-    return fail(Status::error(CARDEA_ERR_MISMATCH, "rank {} on {} speaks wire version {}, the job's meeting point {}",
-                              hello.rank, hello.place, hello.wire_version, wire_version_)
-                    .with_peer(hello.rank));
-  }
   if (world_size_ == 0) {
     world_size_ = hello.world_size;
     first_ = hello.rank;
     members_.resize(world_size_);
+  }
+  if (hello.wire_version != wire_version_) {
+    return fail(Status::error(CARDEA_ERR_MISMATCH, "rank {} on {} speaks wire version {}, the job's meeting point {}",
+                              hello.rank, hello.place, hello.wire_version, wire_version_)
+                    .with_peer(hello.rank));
   }
   if (hello.world_size != world_size_) {
     return fail(Status::error(CARDEA_ERR_MISMATCH, "rank {} on {} was started with world size {}, {} with world size {}",

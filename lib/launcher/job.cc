@@ -55,8 +55,6 @@ sigset_t supervised_signals() {
   return set;
 }
 
-rlimit original_limit{};  // of descriptors, given back to the ranks
-
 }  // namespace
 
 int Job::run() {
@@ -93,14 +91,14 @@ void Job::make_secret() {
 }
 
 bool Job::make_room_for_pipes() {
-  getrlimit(RLIMIT_NOFILE, &original_limit);
-  rlimit wanted = original_limit;
+  getrlimit(RLIMIT_NOFILE, &original_limit_);
+  rlimit wanted = original_limit_;
   const rlim_t needed = options_.tag_output ? 2 * rlim_t{options_.ranks} + 64 : 64;
   if (wanted.rlim_cur >= needed) return true;
   wanted.rlim_cur = needed;
   if (setrlimit(RLIMIT_NOFILE, &wanted) == 0) return true;
   say("--tag-output for {} ranks needs {} descriptors, the hard limit is {}", options_.ranks, needed,
-      original_limit.rlim_max);
+      original_limit_.rlim_max);
   return false;
 }
 
@@ -155,7 +153,7 @@ void Job::become_rank(unsigned rank, int out, int err, int failure) {
   setpgid(0, 0);
   const sigset_t set = supervised_signals();
   sigprocmask(SIG_UNBLOCK, &set, nullptr);
-  setrlimit(RLIMIT_NOFILE, &original_limit);
+  setrlimit(RLIMIT_NOFILE, &original_limit_);
   if (const UniqueFd null(open("/dev/null", O_RDONLY | O_CLOEXEC)); null) dup2(null.get(), STDIN_FILENO);
   if (out >= 0) dup2(out, STDOUT_FILENO);
   if (err >= 0) dup2(err, STDERR_FILENO);

@@ -8,6 +8,7 @@
 //        └── --timeout ──► SIGTERM, 5 s ──► killed
 #pragma once
 
+#include <sys/resource.h>
 #include <sys/types.h>
 
 #include <chrono>
@@ -54,7 +55,8 @@ class Job {
   unsigned left_ = 0;
   std::optional<int> result_;  // of the first that failed
   std::optional<Clock::time_point> timeout_, kill_at_;
-  int passed_on_ = 0;  // signal
+  int passed_on_ = 0;        // signal
+  rlimit original_limit_{};  // of descriptors, given back to the ranks
 };
 
 }  // namespace cardea::launcher

@@ -50,7 +50,7 @@ Options parse_command_line(int argc, char** argv) {
   app.add_flag("--tag-output", options.tag_output, "Put [rank] before each line of output");
   app.add_option("--env", environment, "Set a variable for the ranks; may be repeated")
       ->type_name("NAME=VALUE")
-      ->expected(1)
+      ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.set_version_flag("--version",
                        fmt::format("cardea-run {}.{}.{}", CARDEA_VERSION_MAJOR, CARDEA_VERSION_MINOR, CARDEA_VERSION_PATCH));

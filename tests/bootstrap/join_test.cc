@@ -189,10 +189,13 @@ TEST(Join, AMemberThatGoesBetweenExchangesIsNamedOnAll) {
 
 TEST(Join, TheDeathOfTheMeetingPointsRankIsNamed) {
   const Options job = fresh_job(3);
+  test::SharedBoard board;
   test::run_ranks(3,
                   [&](Rank rank) {
                     auto exchange = join(as_rank(job, rank), in_seconds(60));
                     ASSERT_TRUE(exchange.ok()) << exchange.status().message();
+                    expect_everybodys_name(**exchange);
+                    ASSERT_TRUE(board.barrier(0, 3));
                     if (rank == 0) raise(SIGKILL);
                     const auto all = (*exchange)->allgather(bytes_of("x"), in_seconds(60));
                     EXPECT_EQ(all.status().code(), CARDEA_ERR_PEER_LOST);

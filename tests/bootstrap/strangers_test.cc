@@ -167,7 +167,7 @@ TEST(Strangers, AReplayedAndAReflectedProofAreRefused) {
   send_bytes(second.get(), frame(recorded));
   const Bytes answer = read_frame(second.get());
   ASSERT_TRUE(is_refusal(answer));
-  EXPECT_EQ(*decode_refusal(answer).operator->(), Refused::kWrongSecret);
+  EXPECT_EQ(decode_refusal(answer).value(), Refused::kWrongSecret);
 
   // The root's own kind of proof, sent back to it.
   const UniqueFd third = connect_to(point.port());

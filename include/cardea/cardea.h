@@ -477,8 +477,9 @@ CARDEA_API cardea_status_t cardea_finish(cardea_layer_t layer, uint64_t version,
  * Completes when every member has finished `version` and nobody reads or transfers this rank's experts: then the caller
  * owns its weights again, may update them in place and publish a greater version. With timeout 0 returns
  * CARDEA_IN_PROGRESS until it is so; the event descriptor tells when to look again.
- * Errors: TIMEOUT, PEER_LOST (a member that had not finished died), STALE (collected already), INVALID_ARGUMENT (never
- * published here), UNSUPPORTED (stream).
+ * A member that has left the job of its own will counts as finished.
+ * Errors: TIMEOUT, BUSY (this rank itself has not finished the version), PEER_LOST (a member that had not finished died),
+ * STALE (collected already), INVALID_ARGUMENT (not published by this rank), UNSUPPORTED (stream).
  */
 CARDEA_API cardea_status_t cardea_collect(cardea_layer_t layer, uint64_t version, void *stream, uint64_t timeout) CARDEA_NOEXCEPT;
 

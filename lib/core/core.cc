@@ -34,7 +34,10 @@ LayerNumber Core::add_layer(LayerSpec spec) {
   const LayerNumber number = next_layer_++;
   auto added =
       std::make_unique<Layer>(Layer{number, spec.layer_id, std::move(spec.layout), Versions(std::move(spec.members))});
-  for (const auto& [rank, why] : lost_) added->versions.lose(rank);
+  for (const auto& [rank, why] : lost_) {
+    std::vector<Notice> nothing_to_tell;  // nothing has been finished yet
+    added->versions.lose(rank, departed_.contains(rank), nothing_to_tell);
+  }
   layers_.emplace(number, std::move(added));
   return number;
 }
@@ -456,10 +459,13 @@ void Core::unpark(Layer& of, Clock::time_point now) {
 
 // ---------------------------------------------------------------- peers and time
 
-void Core::peer_lost(Rank rank, const Status& why, Clock::time_point now) {
+void Core::peer_lost(Rank rank, bool left, const Status& why, Clock::time_point now) {
   if (!lost_.emplace(rank, why.with_peer(rank)).second) return;
+  if (left) departed_.insert(rank);
   for (const auto& [number, of] : layers_) {
-    of->versions.lose(rank);
+    std::vector<Notice> notices;
+    of->versions.lose(rank, left, notices);
+    flush(*of, notices);
     if (!of->versions.members().contains(rank)) continue;
     unpark(*of, now);
     actions_.push_back(CollectChanged{number});

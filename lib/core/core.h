@@ -148,7 +148,8 @@ class Core {
   // ---- events
   Status receive(LayerNumber layer, Rank from, const Notice& notice, Clock::time_point now);
   void chunk_done(ChunkNumber chunk, const Status& status, Clock::time_point now);
-  void peer_lost(Rank rank, const Status& why, Clock::time_point now);
+  /// A rank is gone: it `left` the job of its own will, or died.
+  void peer_lost(Rank rank, bool left, const Status& why, Clock::time_point now);
   /// A rank that is alive has ended its part in a layer.
   void peer_left_layer(LayerNumber layer, Rank rank, Clock::time_point now);
   void time_passed(Clock::time_point now);
@@ -229,6 +230,7 @@ class Core {
   std::unordered_map<ViewNumber, View> views_;
   std::set<std::pair<Clock::time_point, FetchNumber>> deadlines_;
   std::map<Rank, Status> lost_;
+  std::set<Rank> departed_;  // of the lost ones, those that left of their own will
   std::vector<Action> actions_;
   CoreCounters counters_;
   std::uint64_t chunks_in_flight_ = 0;

@@ -31,8 +31,6 @@ class Membership {
   bool has_node(Node node) const { return nodes_.contains(node); }
   const std::map<Node, std::vector<Rank>>& nodes() const { return nodes_; }
   const std::vector<Rank>& ranks_of(Node node) const { return nodes_.at(node); }
-  Rank leader(Node node) const { return ranks_of(node).front(); }
-  bool is_leader() const { return leader(own_node()) == self_; }
 
   /// Where `rank` comes in the order that starts after this rank and goes round, nodes before ranks: the staggered order,
   /// in which no two ranks begin with the same source (Janus, section 5.2).

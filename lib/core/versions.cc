@@ -33,9 +33,9 @@ Status Versions::collect(Version version, bool lent) {
   }
   for (const auto& [node, ranks] : members_.nodes()) {
     const auto done = node_finished_.find(node);
-    if (done != node_finished_.end() && done->second >= version) continue;
+    if ((done != node_finished_.end() && done->second >= version) || !leader(node)) continue;
     for (const Rank rank : ranks) {
-      if (std::find(lost_.begin(), lost_.end(), rank) == lost_.end()) continue;
+      if (!died_.contains(rank)) continue;
       return Status::error(CARDEA_ERR_PEER_LOST, "rank {} was lost before its node had finished version {}", rank, version)
           .with_peer(rank);
     }
@@ -55,30 +55,47 @@ Status Versions::may_finish(Version version) const {
 
 void Versions::finish(Version version, std::vector<Notice>& out) {
   finished_ = version;
-  if (members_.is_leader()) {
-    rank_finished(members_.self(), version, out);
+  rank_finished_[members_.self()] = version;
+  if (is_leader()) {
+    look_at_own_node(out);
   } else {
-    out.push_back({members_.leader(members_.own_node()), Notice::Kind::kRankFinished, 0, version});
+    out.push_back({*leader(members_.own_node()), Notice::Kind::kRankFinished, 0, version});
   }
 }
 
-void Versions::rank_finished(Rank rank, Version version, std::vector<Notice>& out) {
-  rank_finished_[rank] = version;
+std::optional<Rank> Versions::leader(Node node) const {
+  for (const Rank rank : members_.ranks_of(node)) {
+    if (!died_.contains(rank) && !left_.contains(rank)) return rank;
+  }
+  return std::nullopt;
+}
+
+void Versions::look_at_own_node(std::vector<Notice>& out) {
   const Node node = members_.own_node();
-  Version least = version;
+  std::optional<Version> least;
   for (const Rank peer : members_.ranks_of(node)) {
+    if (left_.contains(peer)) continue;
     const auto found = rank_finished_.find(peer);
     if (found == rank_finished_.end()) return;
-    least = std::min(least, found->second);
+    least = std::min(least.value_or(found->second), found->second);
   }
-  const auto known = node_finished_.find(node);
-  if (known != node_finished_.end() && known->second >= least) return;
-  node_finished(node, least);
+  if (const auto known = node_finished_.find(node); known != node_finished_.end() && known->second >= *least) return;
+  node_finished(node, *least);
+  tell_others(node, *least, out);
+  tell_own_node(node, *least, out);
+}
+
+void Versions::tell_others(Node node, Version version, std::vector<Notice>& out) const {
   for (const auto& [other, ranks] : members_.nodes()) {
-    if (other != node) out.push_back({members_.leader(other), Notice::Kind::kNodeFinished, node, least});
+    if (other == node) continue;
+    if (const auto to = leader(other)) out.push_back({*to, Notice::Kind::kNodeFinished, node, version});
   }
-  for (const Rank peer : members_.ranks_of(node)) {
-    if (peer != members_.self()) out.push_back({peer, Notice::Kind::kNodeFinished, node, least});
+}
+
+void Versions::tell_own_node(Node node, Version version, std::vector<Notice>& out) const {
+  for (const Rank peer : members_.ranks_of(members_.own_node())) {
+    if (peer == members_.self() || died_.contains(peer) || left_.contains(peer)) continue;
+    out.push_back({peer, Notice::Kind::kNodeFinished, node, version});
   }
 }
 
@@ -101,32 +118,52 @@ Status Versions::receive(Rank from, const Notice& notice, std::vector<Notice>& o
       place->second = notice.version;
       return {};
     }
-    case Notice::Kind::kRankFinished:
-      if (!members_.is_leader() || members_.node(from) != own)
-        return refuse("reports a finish to a rank that does not lead its node");
-      if (const auto before = rank_finished_.find(from);
-          before != rank_finished_.end() && notice.version <= before->second) {
-        return refuse("finishes a version that is not greater than its last");
-      }
-      rank_finished(from, notice.version, out);
+    case Notice::Kind::kRankFinished: {
+      if (members_.node(from) != own) return refuse("reports its finish to a rank of another node");
+      // The same again is no mistake: it is repeated when a leader has gone.
+      Version& known = rank_finished_.try_emplace(from, notice.version).first->second;
+      known = std::max(known, notice.version);
+      if (is_leader()) look_at_own_node(out);
       return {};
+    }
     case Notice::Kind::kNodeFinished:
       if (!members_.has_node(notice.node)) return refuse("reports a finish of an unknown node");
-      if (from == members_.leader(notice.node) && notice.node != own && members_.is_leader()) {
-        for (const Rank peer : members_.ranks_of(own)) {
-          if (peer != members_.self()) out.push_back({peer, Notice::Kind::kNodeFinished, notice.node, notice.version});
-        }
-      } else if (from != members_.leader(own) || members_.is_leader()) {
-        return refuse("reports the finish of a node that it does not lead");
-      }
+      // From its own node, or passed on within mine. Who leads a node is not asked: ranks learn of losses at different
+      // times.
+      if (members_.node(from) != notice.node && members_.node(from) != own)
+        return refuse("reports the finish of a node that is not its own");
+      if (members_.node(from) != own && is_leader()) tell_own_node(notice.node, notice.version, out);
       node_finished(notice.node, notice.version);
       return {};
   }
   return refuse("sent an unknown notice");
 }
 
-void Versions::lose(Rank rank) {
-  if (members_.contains(rank)) lost_.push_back(rank);
+void Versions::lose(Rank rank, bool left, std::vector<Notice>& out) {
+  if (!members_.contains(rank) || died_.contains(rank) || left_.contains(rank)) return;
+  const Node node = members_.node(rank);
+  const Node own = members_.own_node();
+  const bool led = leader(node) == rank;
+  (left ? left_ : died_).insert(rank);
+  if (node == own) {
+    if (is_leader()) {
+      if (finished_) look_at_own_node(out);
+      if (!led) return;
+      // What the last leader knew it may not have passed on.
+      for (const auto& [known, version] : std::map<Node, Version>(node_finished_)) {
+        tell_own_node(known, version, out);
+        if (known == own) tell_others(own, version, out);
+      }
+    } else if (led && finished_) {
+      out.push_back({*leader(own), Notice::Kind::kRankFinished, 0, *finished_});
+    }
+  } else if (led && is_leader()) {
+    const auto known = node_finished_.find(own);
+    const auto successor = leader(node);
+    if (known != node_finished_.end() && successor) {
+      out.push_back({*successor, Notice::Kind::kNodeFinished, own, known->second});
+    }
+  }
 }
 
 Version Versions::published(Rank source) const {

@@ -4,12 +4,16 @@
 //   source:  unpublished ── publish(v) ──► published(v) ── all nodes finished v, nothing lent ── collect(v) ──► unpublished
 //   member:  finish(v) ──► its node's leader ──► (all of the node have) ──► every other node's leader ──► its members
 //
-// so that an update of the weights cannot start under a reader. Plain state machine: no threads, no I/O. What is to be told
+// so that an update of the weights cannot start under a reader. The leader of a node is its lowest rank that is still there;
+// when one goes, its successor hears everything again, so that nothing depends on what it had passed on. A rank that left of
+// its own will reads nothing any more and counts as having finished everything; one that died keeps collects from
+// completing, and they say so. Plain state machine: no threads, no I/O. What is to be told
 // to others comes out as Notices, which the caller sends in order.
 #pragma once
 
 #include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "lib/base/status.h"
@@ -47,7 +51,8 @@ class Versions {
 
   /// A notice that a peer sent. PROTOCOL if the peer may not say that.
   Status receive(Rank from, const Notice& notice, std::vector<Notice>& out);
-  void lose(Rank rank);
+  /// A rank is gone: it `left` of its own will, or died.
+  void lose(Rank rank, bool left, std::vector<Notice>& out);
 
   /// What a source has published last, kNoVersion if nothing so far. Own rank included.
   Version published(Rank source) const;
@@ -56,7 +61,11 @@ class Versions {
   std::optional<Version> finished() const { return finished_; }
 
  private:
-  void rank_finished(Rank rank, Version version, std::vector<Notice>& out);
+  std::optional<Rank> leader(Node node) const;
+  bool is_leader() const { return leader(members_.own_node()) == members_.self(); }
+  void look_at_own_node(std::vector<Notice>& out);
+  void tell_others(Node node, Version version, std::vector<Notice>& out) const;
+  void tell_own_node(Node node, Version version, std::vector<Notice>& out) const;
   void node_finished(Node node, Version version);
 
   Membership members_;
@@ -64,9 +73,9 @@ class Versions {
   std::optional<Version> retired_;         // the last one collected
   std::optional<Version> finished_;        // by this rank
   std::map<Rank, Version> published_;      // by others
-  std::map<Rank, Version> rank_finished_;  // at a leader: by ranks of its node
+  std::map<Rank, Version> rank_finished_;  // by ranks of this node, as far as told
   std::map<Node, Version> node_finished_;
-  std::vector<Rank> lost_;
+  std::set<Rank> died_, left_;
 };
 
 }  // namespace cardea::core

@@ -91,7 +91,7 @@ void Runtime::lose(Rank peer, const Status& why) {
     if (std::find(layer->others.begin(), layer->others.end(), peer) != layer->others.end())
       layer->failure = why.with_peer(peer);
   }
-  core_.peer_lost(peer, why, now());
+  core_.peer_lost(peer, departed_.contains(peer), why, now());
   observer_.on_change();
 }
 

@@ -184,7 +184,7 @@ TEST(CardeaHpp, PollingIsNoException) {
   EXPECT_EQ(parked.try_next(view), cx::Progress::kPending);
   EXPECT_EQ(parked.try_next(view, 5ms), cx::Progress::kPending);
   EXPECT_FALSE(parked.try_wait());
-  EXPECT_FALSE(home.layer.try_collect(1));
+  EXPECT_THROW(home.layer.try_collect(1), cx::Error) << "this rank itself has not finished the version";
   try {
     parked.next(5ms);
     FAIL() << "an unpublished expert was delivered";

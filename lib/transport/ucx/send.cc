@@ -2,6 +2,7 @@
 // Sending active messages, and answering peers that ask for chunks.
 #include <numeric>
 
+#include "lib/base/log.h"
 #include "lib/transport/ucx/ucx_transport.h"
 
 namespace cardea::transport::ucx {
@@ -10,11 +11,8 @@ void UcxTransport::send(Rank rank, Bytes message) {
   Peer* peer = find(rank);
   if (peer == nullptr || peer->state != Peer::State::kOpen || phase_ != Phase::kOpen) return;
   if (message.size() > kMaxMessage) {
-    const std::size_t size = message.size();
-    queue([this, peer, size] {
-      lose(*peer, Status::error(CARDEA_ERR_INVALID_ARGUMENT, "message of {} bytes, at most {}", size, kMaxMessage), true);
-    });
-    return;
+    return log::print(log::Level::kError, std::to_string(options_.self), "ucx",
+                      "message of {} bytes to rank {} dropped; at most {} are allowed", message.size(), rank, kMaxMessage);
   }
   Send out;
   out.header = encode_header(options_.self, peer->pass_out, MessageHeader{peer->next_sequence++});

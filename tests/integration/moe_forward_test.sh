@@ -5,7 +5,8 @@
 set -eu
 run=$1
 program=$2
-sizes="--hidden 64 --inner 256 --experts 8 --layers 2 --tokens 512 --steps 2"
+few="--hidden 64 --inner 256 --layers 2 --tokens 512 --steps 2"
+sizes="$few --experts 8"
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
 table=$directory/table
@@ -45,7 +46,7 @@ expect "node, mapped 32 50.0 %"
 expect "network 0 0.0 %"
 expect "experts moved (counted) 0.0"
 
-world "more ranks than experts" "$run" -n 3 --nodes 3 "$program" $sizes --experts 2
+world "more ranks than experts" "$run" -n 3 --nodes 3 "$program" $few --experts 2
 
 world "one rank" env CARDEA_RANK=0 CARDEA_WORLD_SIZE=1 "$program" $sizes
 expect "home 32 100.0 %"

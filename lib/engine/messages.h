@@ -71,7 +71,7 @@ using Message = std::variant<LayerAnnounce, LayerNotice, LayerLeft, RegionsGone,
 /// Caps on what a peer may claim.
 inline constexpr std::uint32_t kMaxExperts = 65536;
 inline constexpr std::uint32_t kMaxRegions = 65536;
-inline constexpr std::size_t kMaxDescriptor = 4096;
+inline constexpr std::size_t kMaxDescriptor = 8192;  // of the ucx transport: an rkey of up to 4 KiB and 12 bytes
 
 Bytes encode(const Message& message);
 /// PROTOCOL says what was malformed.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The transport between nodes, on UCX 1.13 or newer. Chunks are asked for and streamed back as active messages; where the
-// network really has one-sided GET (RDMA), they are read without the source's help. docs/wire-format-ucx.md has the bytes.
+// network really has one-sided GET (RDMA), they are read without the source's help. docs/wire-format.md, "UCX transport",
+// has the bytes.
 //
 // The result is used by the engine thread alone, save address(); it may be made by another thread before the engine runs.
 // It sleeps on the worker's descriptor when idle. A user's own UCX_* settings win over everything that Cardea sets.

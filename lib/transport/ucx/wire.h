@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What UCX transports say to each other: addresses, and the header before every active message. Pure functions; input is
-// hostile. docs/wire-format-ucx.md specifies the bytes.
+// hostile. docs/wire-format.md, "UCX transport", specifies the bytes.
 //
 // Anyone who reaches the worker's port may send to it. So every header carries a pass: an HMAC under the job's secret of
 // job, wire version, both ranks and both contexts' random nonces. Only members can make it, it holds for one direction

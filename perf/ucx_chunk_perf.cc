@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // How fast the ucx transport moves experts between two processes, beside UCX's own active messages on the same path. Runs
 // are interleaved, since machines drift; medians are printed. UCX_TLS=tcp,self is set unless the caller chose.
-#include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -14,6 +10,7 @@
 
 #include "lib/base/asio.h"
 #include "lib/transport/ucx/factory.h"
+#include "perf/two_ranks.h"
 #include "perf/ucx_raw_am.h"
 
 namespace cardea::perf {
@@ -123,42 +120,8 @@ class Engine final : public transport::Listener {
   bool told_to_end_ = false;
 };
 
-pid_t start_process(const std::function<void()>& body) {
-  std::fflush(nullptr);
-  const pid_t pid = fork();
-  if (pid != 0) return pid;
-  try {
-    body();
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "ucx_chunk_perf: %s\n", error.what());
-    _exit(1);
-  }
-  _exit(0);
-}
-
-// Both sides in new processes, since UCX cannot be carried over a fork. Returns the receiver's rate.
 double run_pair(const std::function<void(int)>& source, const std::function<double(int)>& sink) {
-  int link[2];
-  int result[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM, 0, link) != 0 || pipe(result) != 0) throw std::runtime_error("socketpair failed");
-  const pid_t first = start_process([&] {
-    ::close(link[1]);
-    source(link[0]);
-  });
-  const pid_t second = start_process([&] {
-    ::close(link[0]);
-    const double rate = sink(link[1]);
-    give(result[1], &rate, sizeof(rate));
-  });
-  ::close(link[0]);
-  ::close(link[1]);
-  ::close(result[1]);
-  double rate = 0;
-  take(result[0], &rate, sizeof(rate));
-  ::close(result[0]);
-  waitpid(first, nullptr, 0);
-  waitpid(second, nullptr, 0);
-  return rate;
+  return run_two(source, [&](int link) { return std::vector<double>{sink(link)}; })[0];
 }
 
 double raw_rate(const Settings& settings, std::size_t bytes, RawProtocol protocol) {
@@ -170,12 +133,6 @@ double raw_rate(const Settings& settings, std::size_t bytes, RawProtocol protoco
 double chunk_rate(const Settings& settings, std::size_t bytes) {
   return run_pair([&](int link) { Engine(settings, 0, link).serve(); },
                   [&](int link) { return Engine(settings, 1, link).pull(bytes); });
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
 void measure(const Settings& settings) {

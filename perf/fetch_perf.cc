@@ -269,8 +269,9 @@ double network_rate(const Settings& settings) {
 double raw_rate(const Settings& settings, std::size_t bytes, RawProtocol protocol) {
   const std::size_t count = std::max<std::size_t>(settings.expert * settings.experts * settings.repeats / bytes, 1);
   constexpr std::size_t kWindow = 8;
-  return run_two([&](int link) { raw_send(link, bytes, count, kWindow, protocol); },
-                 [&](int link) { return std::vector<double>{raw_receive(link, bytes, count, kWindow)}; })[0];
+  const std::size_t footprint = settings.expert * settings.experts;  // the same memory as the fetches move
+  return run_two([&](int link) { raw_send(link, bytes, count, kWindow, footprint, protocol); },
+                 [&](int link) { return std::vector<double>{raw_receive(link, bytes, count, kWindow, footprint)}; })[0];
 }
 
 void measure_network(const Settings& settings) {

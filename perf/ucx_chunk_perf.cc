@@ -126,8 +126,8 @@ double run_pair(const std::function<void(int)>& source, const std::function<doub
 
 double raw_rate(const Settings& settings, std::size_t bytes, RawProtocol protocol) {
   const std::size_t count = std::max<std::size_t>(settings.total / bytes, 1);
-  return run_pair([&](int link) { raw_send(link, bytes, count, settings.window, protocol); },
-                  [&](int link) { return raw_receive(link, bytes, count, settings.window); });
+  return run_pair([&](int link) { raw_send(link, bytes, count, settings.window, settings.expert, protocol); },
+                  [&](int link) { return raw_receive(link, bytes, count, settings.window, settings.expert); });
 }
 
 double chunk_rate(const Settings& settings, std::size_t bytes) {

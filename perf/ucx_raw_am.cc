@@ -4,8 +4,10 @@
 #include <ucp/api/ucp.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -53,15 +55,18 @@ struct Sender {
 
 struct Receiver {
   ucp_worker_h worker = nullptr;
-  std::vector<std::vector<std::byte>> buffers;
+  std::vector<std::byte> landing;
   std::size_t received = 0;
   std::size_t next = 0;
+
+  std::byte* place(std::size_t length) { return landing.data() + next++ % (landing.size() / length) * length; }
 };
 
 ucs_status_t on_message(void* arg, const void*, std::size_t, void* data, std::size_t length,
                         const ucp_am_recv_param_t* info) {
   auto& receiver = *static_cast<Receiver*>(arg);
   if ((info->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) == 0) {
+    std::memcpy(receiver.place(length), data, length);
     ++receiver.received;
     return UCS_OK;
   }
@@ -73,8 +78,7 @@ ucs_status_t on_message(void* arg, const void*, std::size_t, void* data, std::si
     ++static_cast<Receiver*>(user)->received;
     ucp_request_free(request);
   };
-  std::vector<std::byte>& into = receiver.buffers[receiver.next++ % receiver.buffers.size()];
-  if (ucp_am_recv_data_nbx(receiver.worker, data, into.data(), length, &param) == nullptr) ++receiver.received;
+  if (ucp_am_recv_data_nbx(receiver.worker, data, receiver.place(length), length, &param) == nullptr) ++receiver.received;
   return UCS_INPROGRESS;
 }
 
@@ -98,10 +102,12 @@ void take(int link, void* data, std::size_t bytes) {
   }
 }
 
-void raw_send(int link, std::size_t bytes, std::size_t count, std::size_t window, RawProtocol protocol) {
+void raw_send(int link, std::size_t bytes, std::size_t count, std::size_t window, std::size_t footprint,
+              RawProtocol protocol) {
   Endpoint end(link);
   Sender sender;
-  const std::vector<std::byte> data(bytes, std::byte{7});
+  const std::vector<std::byte> data(std::max(footprint / bytes, std::size_t{1}) * bytes, std::byte{7});
+  std::size_t at = 0;
   ucp_request_param_t param{};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
   param.flags = protocol == RawProtocol::kEager        ? UCP_AM_SEND_FLAG_EAGER
@@ -114,7 +120,8 @@ void raw_send(int link, std::size_t bytes, std::size_t count, std::size_t window
     ucp_request_free(request);
   };
   const auto post = [&](std::size_t length) {
-    const auto request = ucp_am_send_nbx(end.ep, 1, nullptr, 0, data.data(), length, &param);
+    const auto request = ucp_am_send_nbx(end.ep, 1, nullptr, 0, data.data() + at, length, &param);
+    at = (at + length) % data.size();
     if (UCS_PTR_IS_ERR(request)) check(UCS_PTR_STATUS(request), "ucp_am_send_nbx");
     if (UCS_PTR_IS_PTR(request)) ++sender.under_way;
   };
@@ -138,11 +145,11 @@ void raw_send(int link, std::size_t bytes, std::size_t count, std::size_t window
   take(link, &go, 1);
 }
 
-double raw_receive(int link, std::size_t bytes, std::size_t count, std::size_t window) {
+double raw_receive(int link, std::size_t bytes, std::size_t count, std::size_t window, std::size_t footprint) {
   Endpoint end(link);
   Receiver receiver;
   receiver.worker = end.worker;
-  receiver.buffers.assign(window, std::vector<std::byte>(bytes, std::byte{1}));
+  receiver.landing.assign(std::max(footprint / bytes, std::size_t{1}) * bytes, std::byte{1});
   ucp_am_handler_param_t handler{};
   handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
   handler.id = 1;

@@ -8,6 +8,10 @@
 
 namespace cardea::core {
 
+inline bool needs_slot(cardea_path_t path, bool into_slots) {
+  return path != CARDEA_PATH_HOME && (path != CARDEA_PATH_NODE_MAPPED || into_slots);
+}
+
 /// A want, named so that it may be gone meanwhile.
 struct Core::WantRef {
   FetchNumber fetch = 0;

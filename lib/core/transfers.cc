@@ -62,10 +62,13 @@ bool Core::feed_front(Slab& slab, Clock::time_point now) {
 
 bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point now) {
   Want& want = of.wants[index];
-  if (choose(layer(of.spec.layer), want.expert, of.spec.version).kind != Choice::Kind::kUse) {
-    advance(of, index, now);  // its source is gone meanwhile: parks it elsewhere or fails it
+  // While it waited, its source may have gone, or a better one come.
+  const Choice choice = choose(layer(of.spec.layer), want.expert, of.spec.version);
+  if (choice.kind != Choice::Kind::kUse || !needs_slot(choice.source->path, of.spec.into_slots)) {
+    advance(of, index, now);  // parks it, fails it, or makes it ready where it lies
     return true;
   }
+  aim(want, *choice.source, of.spec.into_slots);
   const Slab::Key key{of.spec.layer, want.expert, of.spec.version};
   if (const auto held = slab.index.find(key); held != slab.index.end()) {
     if (join(of, index, *transfers_.at(held->second), now)) return true;
@@ -102,7 +105,7 @@ bool Core::make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time
   // A demand takes back what prefetches have begun to fill. Slots with chunks in flight come back when those are drained.
   std::uint32_t coming = 0;
   for (const TransferNumber number : slab.transfer_in) {
-    if (number != 0 && transfers_.at(number)->abandoned) ++coming;
+    if (number != 0 && transfers_.at(number)->abandoned && transfers_.at(number)->pins == 0) ++coming;
   }
   for (std::size_t slot = 0; slot < slab.transfer_in.size() && slab.slots.empty() + coming < slots; ++slot) {
     const TransferNumber number = slab.transfer_in[slot];
@@ -319,6 +322,7 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   --chunks_in_flight_;
   --transfer.in_flight;
   if (transfer.abandoned) {
+    if (status.ok() && !transfer.read) counters_.prefetch_bytes_wasted += chunk.range.bytes;
     if (transfer.in_flight == 0) {
       Layer& of = layer(transfer.layer);
       --of.draining;

@@ -34,10 +34,10 @@ Status Versions::collect(Version version, bool lent) {
   for (const auto& [node, ranks] : members_.nodes()) {
     const auto done = node_finished_.find(node);
     if (done != node_finished_.end() && done->second >= version) continue;
-    for (const Rank rank : ranks) {
-      if (std::find(lost_.begin(), lost_.end(), rank) == lost_.end()) continue;
-      return Status::error(CARDEA_ERR_PEER_LOST, "rank {} was lost before its node had finished version {}", rank, version)
-          .with_peer(rank);
+    if (const auto rank = missing_for(node)) {
+      return Status::error(CARDEA_ERR_PEER_LOST, "rank {} {} before node {} had finished version {}", *rank,
+                           lost_.contains(*rank) ? "was lost" : "ended its part in the layer", node, version)
+          .with_peer(*rank);
     }
     return Status::error(CARDEA_IN_PROGRESS, "node {} has not finished version {}", node, version);
   }
@@ -45,6 +45,17 @@ Status Versions::collect(Version version, bool lent) {
   own_.reset();
   retired_ = version;
   return {};
+}
+
+/// Without whom no word of the node's finish can come any more.
+std::optional<Rank> Versions::missing_for(Node node) const {
+  for (const Rank rank : members_.ranks_of(node)) {
+    if (lost_.contains(rank)) return rank;
+  }
+  for (const Rank leader : {members_.leader(node), members_.leader(members_.own_node())}) {
+    if (lost_.contains(leader) || left_.contains(leader)) return leader;
+  }
+  return std::nullopt;
 }
 
 Status Versions::may_finish(Version version) const {
@@ -126,7 +137,12 @@ Status Versions::receive(Rank from, const Notice& notice, std::vector<Notice>& o
 }
 
 void Versions::lose(Rank rank) {
-  if (members_.contains(rank)) lost_.push_back(rank);
+  if (members_.contains(rank)) lost_.insert(rank);
+}
+
+void Versions::leave(Rank rank, std::vector<Notice>& out) {
+  if (!members_.contains(rank) || !left_.insert(rank).second) return;
+  if (members_.is_leader() && members_.node(rank) == members_.own_node()) rank_finished(rank, kNoVersion - 1, out);
 }
 
 Version Versions::published(Rank source) const {

@@ -10,6 +10,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "lib/base/status.h"
@@ -38,7 +39,8 @@ class Versions {
 
   /// This rank as a source.
   Status publish(Version version, std::vector<Notice>& out);
-  /// OK, IN_PROGRESS, STALE, BUSY (this rank itself has not finished), INVALID_ARGUMENT, PEER_LOST; OK retires the version.
+  /// OK, IN_PROGRESS, STALE, BUSY (this rank itself has not finished), INVALID_ARGUMENT, PEER_LOST (a node has not finished,
+  /// and a rank that would have to, or to report it, is gone); OK retires the version.
   Status collect(Version version, bool lent);
 
   /// This rank as a member. The caller has made sure that nothing of the version is open.
@@ -48,6 +50,8 @@ class Versions {
   /// A notice that a peer sent. PROTOCOL if the peer may not say that.
   Status receive(Rank from, const Notice& notice, std::vector<Notice>& out);
   void lose(Rank rank);
+  /// A member that is alive has ended its part in the layer: it holds nothing of any version any more.
+  void leave(Rank rank, std::vector<Notice>& out);
 
   /// What a source has published last, kNoVersion if nothing so far. Own rank included.
   Version published(Rank source) const;
@@ -58,6 +62,7 @@ class Versions {
  private:
   void rank_finished(Rank rank, Version version, std::vector<Notice>& out);
   void node_finished(Node node, Version version);
+  std::optional<Rank> missing_for(Node node) const;
 
   Membership members_;
   std::optional<Version> own_;             // published by this rank and not collected
@@ -66,7 +71,8 @@ class Versions {
   std::map<Rank, Version> published_;      // by others
   std::map<Rank, Version> rank_finished_;  // at a leader: by ranks of its node
   std::map<Node, Version> node_finished_;
-  std::vector<Rank> lost_;
+  std::set<Rank> lost_;
+  std::set<Rank> left_;
 };
 
 }  // namespace cardea::core

@@ -58,7 +58,7 @@ Status Runtime::receive(Rank from, ByteView bytes) {
 
   const LayerKey key = *layer_of(*message);
   const auto found = layers_.find(key);
-  if (found == layers_.end()) {
+  if (found == layers_.end() || early_.contains(key)) {
     if (std::find(ended_.begin(), ended_.end(), key) != ended_.end()) return {};  // it was late
     if (early_bytes_ + bytes.size() > kMaxEarlyBytes || (early_.size() >= kMaxEarlyLayers && !early_.contains(key))) {
       return Status::error(CARDEA_ERR_PROTOCOL, "rank {} speaks of too many layers that do not exist here", from);

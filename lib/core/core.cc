@@ -76,7 +76,7 @@ Status Core::remove_slab(SlabNumber number) {
     if (of->spec.slab == number && of->outstanding() != 0)
       return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
   }
-  while (const auto spare = slab.slots.oldest_spare()) drop_spare(slab, *spare);
+  while (!slab.slots.spares().empty()) drop_spare(slab, slab.slots.spares().front());
   slabs_.erase(number);
   return {};
 }

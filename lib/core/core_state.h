@@ -89,6 +89,7 @@ struct Core::Slab {
   std::vector<TransferNumber> transfer_in;  // by slot; 0: none
   std::unordered_map<Key, TransferNumber, KeyHash> index;
   std::array<std::deque<WantRef>, kClasses> starved;
+  std::set<TransferNumber> yielding;  // filling slots for less than a demand, which may take them back
   bool feeding = false;
 };
 

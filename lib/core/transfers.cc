@@ -13,8 +13,11 @@ void Core::starve(Fetch& of, std::size_t index, Clock::time_point now) {
   of.move(of.wants[index], Want::State::kStarved);
   if (of.spec.gang) return;  // queues whole, by queue_gang
   Slab& slab = *slabs_.at(*of.spec.slab);
-  slab.starved[static_cast<std::size_t>(of.spec.urgency)].push_back({of.number, index});
-  feed(slab, now);
+  const auto place = static_cast<std::size_t>(of.spec.urgency);
+  const bool first = std::all_of(slab.starved.begin(), slab.starved.begin() + static_cast<std::ptrdiff_t>(place) + 1,
+                                 [](const auto& queue) { return queue.empty(); });
+  slab.starved[place].push_back({of.number, index});
+  if (first) feed(slab, now);  // else those before it wait, and so does it
 }
 
 void Core::queue_gang(Fetch& of, Clock::time_point now) {
@@ -95,23 +98,28 @@ bool Core::feed_gang(Slab& slab, Fetch& of, Clock::time_point now) {
 
 bool Core::make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time_point now) {
   while (slab.slots.empty() < slots) {
-    const auto spare = slab.slots.oldest_spare();
-    if (!spare) break;
     // What was prefetched and not read yet gives way to demand only, or prefetches would chase each other out.
-    if (urgency != Class::kDemand && !transfers_.at(slab.transfer_in[*spare])->read) break;
+    const auto& spares = slab.slots.spares();
+    const auto spare = std::find_if(spares.begin(), spares.end(), [&](SlotIndex slot) {
+      return urgency == Class::kDemand || transfers_.at(slab.transfer_in[slot])->read;
+    });
+    if (spare == spares.end()) break;
     drop_spare(slab, *spare);
   }
-  if (urgency != Class::kDemand) return slab.slots.empty() >= slots;
+  if (urgency != Class::kDemand || slab.yielding.empty()) return slab.slots.empty() >= slots;
   // A demand takes back what prefetches have begun to fill. Slots with chunks in flight come back when those are drained.
   std::uint32_t coming = 0;
   for (const TransferNumber number : slab.transfer_in) {
     if (number != 0 && transfers_.at(number)->abandoned && transfers_.at(number)->pins == 0) ++coming;
   }
-  for (std::size_t slot = 0; slot < slab.transfer_in.size() && slab.slots.empty() + coming < slots; ++slot) {
-    const TransferNumber number = slab.transfer_in[slot];
-    if (number == 0) continue;
+  // Those first that can go at once.
+  std::vector<TransferNumber> yielding(slab.yielding.begin(), slab.yielding.end());
+  std::stable_partition(yielding.begin(), yielding.end(),
+                        [&](TransferNumber number) { return transfers_.at(number)->in_flight == 0; });
+  for (const TransferNumber number : yielding) {
+    if (slab.slots.empty() + coming >= slots) break;
     Transfer& transfer = *transfers_.at(number);
-    if (transfer.urgency == Class::kDemand || transfer.read || transfer.abandoned || transfer.spare) continue;
+    if (transfer.read) continue;
     if (transfer.in_flight != 0) ++coming;
     abandon(transfer, Status(CARDEA_ERR_CANCELED, "its slot was taken back for a demand"), now);
   }
@@ -192,6 +200,7 @@ Core::Transfer& Core::open_transfer(Slab& slab, Fetch& of, const Want& want) {
   opened.version = of.spec.version;
   opened.source = want.source;
   opened.urgency = of.spec.urgency;
+  if (opened.urgency != Class::kDemand) slab.yielding.insert(number);
   slab.transfer_in[opened.slot] = number;
   slab.index[{opened.layer, opened.expert, opened.version}] = number;
   return opened;
@@ -211,7 +220,10 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
   if (of.spec.wants_views) transfer.read = true;
   of.move(want, Want::State::kMoving);
   promote(transfer, of.spec.urgency);
-  if (more != 0) request(transfer, more);
+  if (more != 0) {
+    request(transfer, more);
+    if (transfer.urgency != Class::kDemand) slabs_.at(transfer.slab)->yielding.insert(transfer.number);
+  }
   if ((of.spec.segments & ~transfer.present) == 0) {
     make_ready(of, index, now);
   } else {
@@ -239,6 +251,7 @@ void Core::promote(Transfer& transfer, Class urgency) {
     lane.remove(*transfer.queued, transfer.urgency);
     transfer.queued = lane.add(transfer.number, urgency);
   }
+  if (urgency == Class::kDemand) slabs_.at(transfer.slab)->yielding.erase(transfer.number);
   transfer.urgency = urgency;
 }
 
@@ -247,6 +260,7 @@ void Core::unpin(Transfer& transfer, Clock::time_point now) {
   if (transfer.abandoned) return retire_if_drained(transfer, now);
   if (!transfer.complete()) return abandon(transfer, Status(CARDEA_ERR_CANCELED, "nobody wants it any more"), now);
   Slab& slab = *slabs_.at(transfer.slab);
+  slab.yielding.erase(transfer.number);
   const auto indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
   if (indexed != slab.index.end() && indexed->second == transfer.number) {
     transfer.spare = true;
@@ -267,6 +281,7 @@ void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now)
     transfer.queued.reset();
   }
   Slab& slab = *slabs_.at(transfer.slab);
+  slab.yielding.erase(transfer.number);
   const auto indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
   if (indexed != slab.index.end() && indexed->second == transfer.number) slab.index.erase(indexed);
   if (transfer.in_flight != 0) ++layer(transfer.layer).draining;

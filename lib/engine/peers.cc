@@ -69,7 +69,10 @@ Status Runtime::receive(Rank from, ByteView bytes) {
   }
   LayerRecord& layer = *found->second;
   if (auto* announce = std::get_if<LayerAnnounce>(&*message)) return receive_announce(from, layer, std::move(*announce));
-  if (!layer.sources.contains(from))
+  // Who ends a layer as soon as he has begun it, for it failed, has not announced himself.
+  const bool leaves = std::holds_alternative<LayerLeft>(*message) &&
+                      std::find(layer.others.begin(), layer.others.end(), from) != layer.others.end();
+  if (!leaves && !layer.sources.contains(from))
     return Status::error(CARDEA_ERR_PROTOCOL, "rank {} speaks of layer {} before announcing itself", from, layer.layer_id);
   if (const auto* notice = std::get_if<LayerNotice>(&*message))
     return core_.receive(layer.number, from, notice->notice, now());

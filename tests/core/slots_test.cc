@@ -33,14 +33,14 @@ TEST(Slots, TheSpareThatWasUsedLongestAgoGoesFirst) {
   Slots slots(3);
   for (int i = 0; i < 3; ++i) (void)slots.take_empty();
   for (const SlotIndex slot : {1u, 0u, 2u}) slots.make_spare(slot);
-  EXPECT_EQ(slots.oldest_spare(), 1u);
+  EXPECT_EQ(slots.spares().front(), 1u);
   slots.reuse(1);
   slots.make_spare(1);  // used again: now the youngest
-  EXPECT_EQ(slots.oldest_spare(), 0u);
+  EXPECT_EQ(slots.spares().front(), 0u);
   slots.reuse(0);
   slots.reuse(2);
   slots.reuse(1);
-  EXPECT_EQ(slots.oldest_spare(), std::nullopt);
+  EXPECT_TRUE(slots.spares().empty());
 }
 
 TEST(Slots, TheSlotLastGivenBackIsTakenFirst) {

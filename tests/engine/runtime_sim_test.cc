@@ -4,12 +4,17 @@
 // once, nobody waits forever, everything is free in the end, and who depends on a dead rank is told so.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
+#include "lib/base/log.h"
 #include "tests/engine/sim_job.h"
 
 namespace cardea::test {
 namespace {
 
 JobCounts run_jobs(std::uint64_t seeds, JobPlan plan) {
+  setenv("CARDEA_DEBUG", "ERROR", 0);  // deaths are warned of, and here they are many
+  EXPECT_TRUE(log::configure_from_environment().ok());
   JobCounts sum;
   for_each_seed(seeds, [&](std::uint64_t seed) {
     plan.seed = seed;

@@ -47,7 +47,6 @@ void JobCounts::add(const JobCounts& other) {
   for (const auto& [code, count] : other.failures) failures[code] += count;
   parked += other.parked;
   starved += other.starved;
-  shared += other.shared;
   collected += other.collected;
   prefetches += other.prefetches;
   gangs += other.gangs;
@@ -121,8 +120,6 @@ class JobRank final : public engine::Observer {
     bool drop = false;  // destroy it, done or not
     bool interfered = false;
     core::SegmentMask segments = 0;
-    bool into_slots = false;
-    std::uint32_t undelivered = 0;
   };
   struct Layer {
     std::uint32_t id = 0;
@@ -237,7 +234,6 @@ class JobRank final : public engine::Observer {
     Open open;
     open.prefetch = !spec.wants_views;
     open.segments = spec.segments;
-    open.into_slots = spec.into_slots;
     const std::uint64_t most = spec.gang ? job_.plan_.slots : layer.record->num_experts;
     const std::uint64_t count = 1 + random_.below(most);
     while (open.experts.size() < count)
@@ -271,7 +267,7 @@ class JobRank final : public engine::Observer {
   }
 
   void read(Layer& layer, Open& open) {
-    for (engine::Runtime::Delivered& got : runtime_.take(*layer.record, open.fetch, 1 + random_.below(4))) {
+    for (engine::Runtime::Delivered& got : runtime_.take(*layer.record, open.fetch, SIZE_MAX)) {
       const core::Delivery& delivery = got.delivery;
       job_.mix(delivery.expert * 64 + static_cast<unsigned>(delivery.path));
       job_.mix(static_cast<std::uint64_t>(runtime_.now().time_since_epoch().count()));

@@ -35,7 +35,7 @@ struct JobPlan {
 struct JobCounts {
   std::map<cardea_path_t, std::uint64_t> views;
   std::map<cardea_status_t, std::uint64_t> failures;
-  std::uint64_t parked = 0, starved = 0, shared = 0, collected = 0, prefetches = 0, gangs = 0, killed = 0, aborted = 0;
+  std::uint64_t parked = 0, starved = 0, collected = 0, prefetches = 0, gangs = 0, killed = 0, aborted = 0;
   void add(const JobCounts& other);
 };
 
@@ -61,10 +61,10 @@ class SimJob {
   sim::VirtualTime time_;
   std::unique_ptr<sim::SimNetwork> network_;
   std::vector<Node> node_of_;
-  std::vector<std::unique_ptr<JobRank>> ranks_;
   Rank victim_ = kNoRank;
   JobCounts counts_;
   std::uint64_t hash_ = 0xcbf29ce484222325;
+  std::vector<std::unique_ptr<JobRank>> ranks_;
 };
 
 }  // namespace cardea::test

@@ -7,13 +7,6 @@
 #include "lib/core/core_state.h"
 
 namespace cardea::core {
-namespace {
-
-bool needs_slot(cardea_path_t path, bool into_slots) {
-  return path != CARDEA_PATH_HOME && (path != CARDEA_PATH_NODE_MAPPED || into_slots);
-}
-
-}  // namespace
 
 Core::Core(CoreOptions options, std::vector<LaneLimits> lanes) : options_(options) {
   for (const LaneLimits& limits : lanes) lanes_.emplace_back(limits);
@@ -82,12 +75,11 @@ Status Core::remove_slab(SlabNumber number) {
   Slab& slab = *slabs_.at(number);
   const std::uint32_t used = slab.slots.count() - slab.slots.available();
   if (used != 0) return Status::error(CARDEA_ERR_BUSY, "{} slots of the slab are in use", used);
-  for (const auto& queue : slab.starved) {
-    for (const WantRef& entry : queue) {
-      if (fetches_.contains(entry.fetch)) return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
-    }
+  for (const auto& [fetch, of] : fetches_) {
+    if (of->spec.slab == number && of->outstanding() != 0)
+      return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
   }
-  while (const auto spare = slab.slots.oldest_spare()) drop_spare(slab, *spare);
+  while (!slab.slots.spares().empty()) drop_spare(slab, slab.slots.spares().front());
   slabs_.erase(number);
   return {};
 }
@@ -119,7 +111,9 @@ Core::Choice Core::choose(const Layer& of, ExpertIndex expert, Version version) 
     const Version published = of.versions.published(option.rank);
     if (published == version) return {Choice::Kind::kUse, &option, {}};
     const bool to_come = published == kNoVersion || published < version;
-    if (to_come && lost == lost_.end()) {
+    if (to_come && lost != lost_.end()) {
+      if (choice.kind == Choice::Kind::kLost) choice.why = lost->second;  // mapped, but this version will never be in it
+    } else if (to_come) {
       if (choice.kind != Choice::Kind::kPark) choice = {Choice::Kind::kPark, &option, {}};
     } else if (choice.kind != Choice::Kind::kPark) {
       choice = {Choice::Kind::kStale, &option,
@@ -211,9 +205,8 @@ void Core::advance(Fetch& of, std::size_t index, Clock::time_point now) {
     case Choice::Kind::kUse:
       break;
   }
-  want.source = *choice.source;
+  aim(want, *choice.source, of.spec.into_slots);
   if (!needs_slot(want.source.path, of.spec.into_slots)) return make_ready(of, index, now);
-  if (want.source.path == CARDEA_PATH_NODE_MAPPED) want.source.path = CARDEA_PATH_NODE_COPY;
   if (!of.spec.slab) {
     // The source that needed none is gone, and the one that is left must be copied from.
     return fail(of, index,
@@ -221,6 +214,11 @@ void Core::advance(Fetch& of, std::size_t index, Clock::time_point now) {
                 now);
   }
   starve(of, index, now);
+}
+
+void Core::aim(Want& want, const SourceOption& source, bool into_slots) {
+  want.source = source;
+  if (into_slots && source.path == CARDEA_PATH_NODE_MAPPED) want.source.path = CARDEA_PATH_NODE_COPY;
 }
 
 void Core::make_ready(Fetch& of, std::size_t index, Clock::time_point now) {
@@ -261,11 +259,24 @@ void Core::fail(Fetch& of, std::size_t index, const Status& status, Clock::time_
 }
 
 void Core::fail_open(Fetch& of, const Status& status, Clock::time_point now) {
+  fail_waiting(of, status, now);
+  fail_moving(of, status, now);
+}
+
+void Core::fail_waiting(Fetch& of, const Status& status, Clock::time_point now) {
   for (std::size_t i = 0; i < of.wants.size(); ++i) {
     const Want::State state = of.wants[i].state;
-    if (state == Want::State::kParked || state == Want::State::kStarved || state == Want::State::kMoving)
-      fail(of, i, status, now);
+    if (state == Want::State::kParked || state == Want::State::kStarved) fail(of, i, status, now);
   }
+}
+
+void Core::fail_moving(Fetch& of, const Status& status, Clock::time_point now) {
+  for (std::size_t i = 0; i < of.wants.size(); ++i) {
+    if (of.wants[i].state == Want::State::kMoving) fail(of, i, status, now);
+  }
+  // Who waited behind this fetch may be first now.
+  if (!of.spec.slab) return;
+  if (const auto slab = slabs_.find(*of.spec.slab); slab != slabs_.end()) feed(*slab->second, now);
 }
 
 void Core::close_want(Layer& of, Version version) {
@@ -342,7 +353,9 @@ void Core::cancel(FetchNumber number, const Status& why, Clock::time_point now) 
 }
 
 void Core::cancel_all(const Status& why, Clock::time_point now) {
-  for (const auto& [number, of] : fetches_) fail_open(*of, why, now);
+  // What waits goes first, or credits that come free would start what is about to be canceled.
+  for (const auto& [number, of] : fetches_) fail_waiting(*of, why, now);
+  for (const auto& [number, of] : fetches_) fail_moving(*of, why, now);
 }
 
 void Core::destroy(FetchNumber number, Clock::time_point now) {
@@ -484,7 +497,11 @@ void Core::peer_lost(Rank rank, bool left, const Status& why, Clock::time_point 
 void Core::peer_left_layer(LayerNumber number, Rank rank, Clock::time_point now) {
   Layer& of = layer(number);
   of.left.insert(rank);
+  std::vector<Notice> notices;
+  of.versions.lose(rank, true, notices);
+  flush(of, notices);
   unpark(of, now);
+  actions_.push_back(CollectChanged{number});
 }
 
 void Core::time_passed(Clock::time_point now) {

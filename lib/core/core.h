@@ -192,9 +192,12 @@ class Core {
   Status check(const FetchSpec& spec, const Layer& layer) const;
   std::vector<ExpertIndex> in_order(const FetchSpec& spec, const Layer& layer) const;
   void advance(Fetch& fetch, std::size_t want, Clock::time_point now);
+  static void aim(Want& want, const SourceOption& source, bool into_slots);
   void make_ready(Fetch& fetch, std::size_t want, Clock::time_point now);
   void fail(Fetch& fetch, std::size_t want, const Status& status, Clock::time_point now);
   void fail_open(Fetch& fetch, const Status& status, Clock::time_point now);
+  void fail_waiting(Fetch& fetch, const Status& status, Clock::time_point now);
+  void fail_moving(Fetch& fetch, const Status& status, Clock::time_point now);
   void close_want(Layer& layer, Version version);
   void progress(Fetch& fetch);
   void unpark(Layer& layer, Clock::time_point now);

@@ -8,6 +8,10 @@
 
 namespace cardea::core {
 
+inline bool needs_slot(cardea_path_t path, bool into_slots) {
+  return path != CARDEA_PATH_HOME && (path != CARDEA_PATH_NODE_MAPPED || into_slots);
+}
+
 /// A want, named so that it may be gone meanwhile.
 struct Core::WantRef {
   FetchNumber fetch = 0;
@@ -85,6 +89,7 @@ struct Core::Slab {
   std::vector<TransferNumber> transfer_in;  // by slot; 0: none
   std::unordered_map<Key, TransferNumber, KeyHash> index;
   std::array<std::deque<WantRef>, kClasses> starved;
+  std::set<TransferNumber> yielding;  // filling slots for less than a demand, which may take them back
   bool feeding = false;
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One lane's queue: which transfer may start its next chunk. Classes go in strict order, save that a class that has been
-// passed over gets at most one chunk in twenty (5%); classes other than demand keep at most two chunks on the lane, since
-// what is on its way cannot be called back. Plain data structure: no threads, no I/O, no clock.
+// One lane's queue: which transfer may start its next chunk. Classes go in strict order, save that at most one chunk in
+// twenty (5%) goes to a class that was passed over, the one passed over most; classes other than demand keep at most two
+// chunks on the lane, since what is on its way cannot be called back. Plain data structure: no threads, no I/O, no clock.
 #pragma once
 
 #include <array>
@@ -42,24 +42,33 @@ class Lane {
   };
   std::optional<Choice> next() const {
     if (in_flight_total_ >= limits_.chunks) return std::nullopt;
-    const bool aged = limits_.aging != 0 && since_background_ + 1 >= limits_.aging;
-    std::optional<Choice> first;
+    std::size_t chosen = kClasses;
     for (std::size_t c = 0; c < kClasses; ++c) {
-      if (queues_[c].empty() || (c != 0 && in_flight_[c] >= limits_.background_chunks)) continue;
-      const Choice choice{queues_[c].front(), static_cast<Class>(c)};
-      if (!first) first = choice;
-      if (!aged) return first;
-      if (c > index(first->urgency)) return choice;
+      if (!may_start(c)) continue;
+      if (chosen == kClasses) {
+        chosen = c;
+        if (limits_.aging == 0 || since_jump_ + 1 < limits_.aging) break;
+      } else if (passed_over_[c] > passed_over_[chosen]) {
+        chosen = c;
+      }
     }
-    return first;
+    if (chosen == kClasses) return std::nullopt;
+    return Choice{queues_[chosen].front(), static_cast<Class>(chosen)};
   }
   void started(Class urgency) {
+    bool jumped = false;
+    for (std::size_t c = 0; c < index(urgency); ++c) jumped |= may_start(c);
+    bool somebody_waits = false;
+    for (std::size_t c = index(urgency) + 1; c < kClasses; ++c) {
+      if (queues_[c].empty()) continue;
+      somebody_waits = true;
+      ++passed_over_[c];
+    }
+    passed_over_[index(urgency)] = 0;
+    // Counts only while somebody waits behind; a chunk that jumped the queue pays for the next nineteen.
+    since_jump_ = somebody_waits && !jumped ? since_jump_ + 1 : 0;
     ++in_flight_total_;
     ++in_flight_[index(urgency)];
-    bool passed_over = false;
-    for (std::size_t c = index(urgency) + 1; c < kClasses; ++c) passed_over |= !queues_[c].empty();
-    // Counts only while somebody waits behind; a chunk that jumped the queue pays for the next nineteen.
-    since_background_ = passed_over ? since_background_ + 1 : 0;
   }
   void finished(Class urgency) {
     --in_flight_total_;
@@ -71,12 +80,16 @@ class Lane {
 
  private:
   static std::size_t index(Class urgency) { return static_cast<std::size_t>(urgency); }
+  bool may_start(std::size_t c) const {
+    return !queues_[c].empty() && (c == index(Class::kDemand) || in_flight_[c] < limits_.background_chunks);
+  }
 
   LaneLimits limits_;
   std::array<std::list<TransferNumber>, kClasses> queues_;
   std::array<std::uint32_t, kClasses> in_flight_{};
   std::uint32_t in_flight_total_ = 0;
-  std::uint32_t since_background_ = 0;
+  std::array<std::uint32_t, kClasses> passed_over_{};  // chunks of higher classes started while it waited
+  std::uint32_t since_jump_ = 0;
 };
 
 }  // namespace cardea::core

@@ -29,8 +29,8 @@ class Slots {
   std::uint32_t available() const { return static_cast<std::uint32_t>(empty_.size() + spare_.size()); }
   std::uint32_t empty() const { return static_cast<std::uint32_t>(empty_.size()); }
 
-  /// The slot that take_spare would give up, so that its owner can be told.
-  std::optional<SlotIndex> oldest_spare() const { return spare_.empty() ? std::nullopt : std::optional(spare_.front()); }
+  /// Spare slots, the one used longest ago first.
+  const std::list<SlotIndex>& spares() const { return spare_; }
 
   /// An empty slot, now in use.
   std::optional<SlotIndex> take_empty() {

@@ -13,8 +13,11 @@ void Core::starve(Fetch& of, std::size_t index, Clock::time_point now) {
   of.move(of.wants[index], Want::State::kStarved);
   if (of.spec.gang) return;  // queues whole, by queue_gang
   Slab& slab = *slabs_.at(*of.spec.slab);
-  slab.starved[static_cast<std::size_t>(of.spec.urgency)].push_back({of.number, index});
-  feed(slab, now);
+  const auto place = static_cast<std::size_t>(of.spec.urgency);
+  const bool first = std::all_of(slab.starved.begin(), slab.starved.begin() + static_cast<std::ptrdiff_t>(place) + 1,
+                                 [](const auto& queue) { return queue.empty(); });
+  slab.starved[place].push_back({of.number, index});
+  if (first) feed(slab, now);  // else those before it wait, and so does it
 }
 
 void Core::queue_gang(Fetch& of, Clock::time_point now) {
@@ -62,10 +65,13 @@ bool Core::feed_front(Slab& slab, Clock::time_point now) {
 
 bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point now) {
   Want& want = of.wants[index];
-  if (choose(layer(of.spec.layer), want.expert, of.spec.version).kind != Choice::Kind::kUse) {
-    advance(of, index, now);  // its source is gone meanwhile: parks it elsewhere or fails it
+  // While it waited, its source may have gone, or a better one come.
+  const Choice choice = choose(layer(of.spec.layer), want.expert, of.spec.version);
+  if (choice.kind != Choice::Kind::kUse || !needs_slot(choice.source->path, of.spec.into_slots)) {
+    advance(of, index, now);  // parks it, fails it, or makes it ready where it lies
     return true;
   }
+  aim(want, *choice.source, of.spec.into_slots);
   const Slab::Key key{of.spec.layer, want.expert, of.spec.version};
   if (const auto held = slab.index.find(key); held != slab.index.end()) {
     if (join(of, index, *transfers_.at(held->second), now)) return true;
@@ -92,23 +98,28 @@ bool Core::feed_gang(Slab& slab, Fetch& of, Clock::time_point now) {
 
 bool Core::make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time_point now) {
   while (slab.slots.empty() < slots) {
-    const auto spare = slab.slots.oldest_spare();
-    if (!spare) break;
     // What was prefetched and not read yet gives way to demand only, or prefetches would chase each other out.
-    if (urgency != Class::kDemand && !transfers_.at(slab.transfer_in[*spare])->read) break;
+    const auto& spares = slab.slots.spares();
+    const auto spare = std::find_if(spares.begin(), spares.end(), [&](SlotIndex slot) {
+      return urgency == Class::kDemand || transfers_.at(slab.transfer_in[slot])->read;
+    });
+    if (spare == spares.end()) break;
     drop_spare(slab, *spare);
   }
-  if (urgency != Class::kDemand) return slab.slots.empty() >= slots;
+  if (urgency != Class::kDemand || slab.yielding.empty()) return slab.slots.empty() >= slots;
   // A demand takes back what prefetches have begun to fill. Slots with chunks in flight come back when those are drained.
   std::uint32_t coming = 0;
   for (const TransferNumber number : slab.transfer_in) {
-    if (number != 0 && transfers_.at(number)->abandoned) ++coming;
+    if (number != 0 && transfers_.at(number)->abandoned && transfers_.at(number)->pins == 0) ++coming;
   }
-  for (std::size_t slot = 0; slot < slab.transfer_in.size() && slab.slots.empty() + coming < slots; ++slot) {
-    const TransferNumber number = slab.transfer_in[slot];
-    if (number == 0) continue;
+  // Those first that can go at once.
+  std::vector<TransferNumber> yielding(slab.yielding.begin(), slab.yielding.end());
+  std::stable_partition(yielding.begin(), yielding.end(),
+                        [&](TransferNumber number) { return transfers_.at(number)->in_flight == 0; });
+  for (const TransferNumber number : yielding) {
+    if (slab.slots.empty() + coming >= slots) break;
     Transfer& transfer = *transfers_.at(number);
-    if (transfer.urgency == Class::kDemand || transfer.read || transfer.abandoned || transfer.spare) continue;
+    if (transfer.read) continue;
     if (transfer.in_flight != 0) ++coming;
     abandon(transfer, Status(CARDEA_ERR_CANCELED, "its slot was taken back for a demand"), now);
   }
@@ -189,6 +200,7 @@ Core::Transfer& Core::open_transfer(Slab& slab, Fetch& of, const Want& want) {
   opened.version = of.spec.version;
   opened.source = want.source;
   opened.urgency = of.spec.urgency;
+  if (opened.urgency != Class::kDemand) slab.yielding.insert(number);
   slab.transfer_in[opened.slot] = number;
   slab.index[{opened.layer, opened.expert, opened.version}] = number;
   return opened;
@@ -208,7 +220,10 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
   if (of.spec.wants_views) transfer.read = true;
   of.move(want, Want::State::kMoving);
   promote(transfer, of.spec.urgency);
-  if (more != 0) request(transfer, more);
+  if (more != 0) {
+    request(transfer, more);
+    if (transfer.urgency != Class::kDemand) slabs_.at(transfer.slab)->yielding.insert(transfer.number);
+  }
   if ((of.spec.segments & ~transfer.present) == 0) {
     make_ready(of, index, now);
   } else {
@@ -236,6 +251,7 @@ void Core::promote(Transfer& transfer, Class urgency) {
     lane.remove(*transfer.queued, transfer.urgency);
     transfer.queued = lane.add(transfer.number, urgency);
   }
+  if (urgency == Class::kDemand) slabs_.at(transfer.slab)->yielding.erase(transfer.number);
   transfer.urgency = urgency;
 }
 
@@ -244,6 +260,7 @@ void Core::unpin(Transfer& transfer, Clock::time_point now) {
   if (transfer.abandoned) return retire_if_drained(transfer, now);
   if (!transfer.complete()) return abandon(transfer, Status(CARDEA_ERR_CANCELED, "nobody wants it any more"), now);
   Slab& slab = *slabs_.at(transfer.slab);
+  slab.yielding.erase(transfer.number);
   const auto indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
   if (indexed != slab.index.end() && indexed->second == transfer.number) {
     transfer.spare = true;
@@ -264,6 +281,7 @@ void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now)
     transfer.queued.reset();
   }
   Slab& slab = *slabs_.at(transfer.slab);
+  slab.yielding.erase(transfer.number);
   const auto indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
   if (indexed != slab.index.end() && indexed->second == transfer.number) slab.index.erase(indexed);
   if (transfer.in_flight != 0) ++layer(transfer.layer).draining;
@@ -319,6 +337,7 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   --chunks_in_flight_;
   --transfer.in_flight;
   if (transfer.abandoned) {
+    if (status.ok() && !transfer.read) counters_.prefetch_bytes_wasted += chunk.range.bytes;
     if (transfer.in_flight == 0) {
       Layer& of = layer(transfer.layer);
       --of.draining;

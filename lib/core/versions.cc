@@ -128,6 +128,7 @@ Status Versions::receive(Rank from, const Notice& notice, std::vector<Notice>& o
     }
     case Notice::Kind::kNodeFinished:
       if (!members_.has_node(notice.node)) return refuse("reports a finish of an unknown node");
+      if (notice.node == own && is_leader()) return refuse("reports the finish of a node that this rank leads");
       // From its own node, or passed on within mine. Who leads a node is not asked: ranks learn of losses at different
       // times.
       if (members_.node(from) != notice.node && members_.node(from) != own)

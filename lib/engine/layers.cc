@@ -188,14 +188,20 @@ void Runtime::announce_to_others(std::shared_ptr<LayerRecord> layer) {
 }
 
 void Runtime::replay_early(std::shared_ptr<LayerRecord> layer) {
-  const auto found = early_.find(layer->key);
-  if (found == early_.end()) return;
-  for (const auto& [from, bytes] : found->second.messages) early_bytes_ -= bytes.size();
-  // On the executor, where the transports may be asked for mappings.
-  enqueue([this, messages = std::move(found->second.messages)] {
-    for (const auto& [from, bytes] : messages) on_message(from, bytes);
+  if (!early_.contains(layer->key)) return;
+  // On the executor, where the transports may be asked for mappings. What comes until then queues up behind.
+  enqueue([this, key = layer->key] {
+    Early early;
+    {
+      const auto held = lock();
+      const auto found = early_.find(key);
+      if (found == early_.end()) return;
+      early = std::move(found->second);
+      early_.erase(found);
+      for (const auto& [from, bytes] : early.messages) early_bytes_ -= bytes.size();
+    }
+    for (const auto& [from, bytes] : early.messages) on_message(from, bytes);
   });
-  early_.erase(found);
 }
 
 Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce announce) {

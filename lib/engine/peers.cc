@@ -58,7 +58,7 @@ Status Runtime::receive(Rank from, ByteView bytes) {
 
   const LayerKey key = *layer_of(*message);
   const auto found = layers_.find(key);
-  if (found == layers_.end()) {
+  if (found == layers_.end() || early_.contains(key)) {
     if (std::find(ended_.begin(), ended_.end(), key) != ended_.end()) return {};  // it was late
     if (early_bytes_ + bytes.size() > kMaxEarlyBytes || (early_.size() >= kMaxEarlyLayers && !early_.contains(key))) {
       return Status::error(CARDEA_ERR_PROTOCOL, "rank {} speaks of too many layers that do not exist here", from);
@@ -69,7 +69,10 @@ Status Runtime::receive(Rank from, ByteView bytes) {
   }
   LayerRecord& layer = *found->second;
   if (auto* announce = std::get_if<LayerAnnounce>(&*message)) return receive_announce(from, layer, std::move(*announce));
-  if (!layer.sources.contains(from))
+  // Who ends a layer as soon as he has begun it, for it failed, has not announced himself.
+  const bool leaves = std::holds_alternative<LayerLeft>(*message) &&
+                      std::find(layer.others.begin(), layer.others.end(), from) != layer.others.end();
+  if (!leaves && !layer.sources.contains(from))
     return Status::error(CARDEA_ERR_PROTOCOL, "rank {} speaks of layer {} before announcing itself", from, layer.layer_id);
   if (const auto* notice = std::get_if<LayerNotice>(&*message))
     return core_.receive(layer.number, from, notice->notice, now());

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+// Control messages as bytes: what is written is read back, and what a hostile peer may send instead is refused.
+#include "lib/engine/messages.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "lib/base/wire.h"
+
+namespace cardea::engine {
+namespace {
+
+using testing::HasSubstr;
+
+LayerAnnounce announcement() {
+  LayerAnnounce announce;
+  announce.layer = {0x1122334455667788, 9};
+  announce.num_experts = 8;
+  announce.layout = core::SegmentLayout::make({{"w13", 4096, 64}, {"w2", 100, 16}}).value();
+  announce.experts = {2, 5, 7};
+  announce.is_home = {1, 0, 1};
+  announce.places.resize(2);
+  announce.places[0] = {true, {3, 128}, 8192, {}};
+  announce.places[1] = {false, {}, 0, {{3, 0}, {4, 1000}, {4, std::uint64_t{1} << 40}}};
+  announce.regions = {{3, 1 << 20, Bytes(5, std::byte{7})}, {4, std::uint64_t{1} << 41, {}}};
+  announce.stamp_region = 4;
+  announce.stamp_offset = 16;
+  return announce;
+}
+
+std::vector<Message> one_of_each() {
+  return {announcement(), LayerNotice{{1, 2}, {kNoRank, core::Notice::Kind::kNodeFinished, 6, 77}}, LayerLeft{{3, 4}},
+          RegionsGone{{1, 2, 300000}}, Goodbye{}};
+}
+
+/// A message of an announcement up to the number of its experts, which the caller adds.
+WireWriter announcement_until_experts(std::uint32_t num_experts) {
+  WireWriter out;
+  out.number(std::uint8_t{1}).number(std::uint64_t{1}).number(std::uint32_t{2}).number(num_experts);
+  announcement().layout.encode(out);
+  return out;
+}
+
+cardea_status_t code_of(const Bytes& bytes) {
+  const Result<Message> message = decode(bytes);
+  return message.status().code();
+}
+
+TEST(Messages, AnnouncementComesBackAsItWasSent) {
+  const LayerAnnounce sent = announcement();
+  const Result<Message> message = decode(encode(sent));
+  ASSERT_TRUE(message.ok()) << message.status().message();
+  const auto& got = std::get<LayerAnnounce>(*message);
+  EXPECT_EQ(got.layer, sent.layer);
+  EXPECT_EQ(got.num_experts, sent.num_experts);
+  EXPECT_EQ(got.layout.difference(sent.layout), "");
+  EXPECT_EQ(got.experts, sent.experts);
+  EXPECT_EQ(got.is_home, sent.is_home);
+  ASSERT_EQ(got.places.size(), 2u);
+  for (std::size_t s = 0; s < 2; ++s) {
+    for (std::size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(got.places[s].of(i).region, sent.places[s].of(i).region);
+      EXPECT_EQ(got.places[s].of(i).offset, sent.places[s].of(i).offset);
+    }
+  }
+  ASSERT_EQ(got.regions.size(), 2u);
+  for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(got.regions[i].region, sent.regions[i].region);
+    EXPECT_EQ(got.regions[i].bytes, sent.regions[i].bytes);
+    EXPECT_EQ(got.regions[i].descriptor, sent.regions[i].descriptor);
+  }
+  EXPECT_EQ(got.stamp_region, sent.stamp_region);
+  EXPECT_EQ(got.stamp_offset, sent.stamp_offset);
+}
+
+TEST(Messages, OthersComeBackAsTheyWereSent) {
+  const auto notice = std::get<LayerNotice>(*decode(encode(one_of_each()[1])));
+  EXPECT_EQ(notice.layer, (LayerKey{1, 2}));
+  EXPECT_EQ(notice.notice.kind, core::Notice::Kind::kNodeFinished);
+  EXPECT_EQ(notice.notice.node, 6u);
+  EXPECT_EQ(notice.notice.version, 77u);
+  EXPECT_EQ(std::get<LayerLeft>(*decode(encode(one_of_each()[2]))).layer, (LayerKey{3, 4}));
+  EXPECT_EQ(std::get<RegionsGone>(*decode(encode(one_of_each()[3]))).regions, (std::vector<std::uint32_t>{1, 2, 300000}));
+  EXPECT_TRUE(std::holds_alternative<Goodbye>(*decode(encode(Goodbye{}))));
+}
+
+TEST(Messages, LayerOfIsTheLayerSpokenOf) {
+  const auto messages = one_of_each();
+  EXPECT_EQ(layer_of(messages[0]), announcement().layer);
+  EXPECT_EQ(layer_of(messages[1]), (LayerKey{1, 2}));
+  EXPECT_EQ(layer_of(messages[2]), (LayerKey{3, 4}));
+  EXPECT_EQ(layer_of(messages[3]), std::nullopt);
+  EXPECT_EQ(layer_of(messages[4]), std::nullopt);
+}
+
+TEST(Messages, TruncatedAnywhereIsRefused) {
+  for (const Message& message : one_of_each()) {
+    const Bytes whole = encode(message);
+    for (std::size_t length = 0; length < whole.size(); ++length)
+      EXPECT_EQ(code_of(Bytes(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(length))), CARDEA_ERR_PROTOCOL)
+          << "message " << message.index() << " cut to " << length;
+  }
+}
+
+TEST(Messages, OneByteTooManyIsRefused) {
+  for (const Message& message : one_of_each()) {
+    Bytes longer = encode(message);
+    longer.push_back(std::byte{0});
+    EXPECT_EQ(code_of(longer), CARDEA_ERR_PROTOCOL) << message.index();
+  }
+}
+
+TEST(Messages, AnyByteChangedIsReadOrRefusedButNeverWorse) {
+  for (const Message& message : one_of_each()) {
+    const Bytes whole = encode(message);
+    for (std::size_t at = 0; at < whole.size(); ++at) {
+      for (const unsigned value : {0x00u, 0x01u, 0x7Fu, 0x80u, 0xFFu}) {
+        Bytes changed = whole;
+        changed[at] = static_cast<std::byte>(value);
+        const cardea_status_t code = code_of(changed);
+        EXPECT_TRUE(code == CARDEA_OK || code == CARDEA_ERR_PROTOCOL) << code;
+      }
+    }
+  }
+}
+
+TEST(Messages, UnknownOpcodeIsNamed) {
+  const Bytes unknown{std::byte{200}};
+  EXPECT_THAT(decode(unknown).status().message(), HasSubstr("200"));
+  EXPECT_EQ(code_of(Bytes{std::byte{0}}), CARDEA_ERR_PROTOCOL);
+  EXPECT_EQ(code_of({}), CARDEA_ERR_PROTOCOL);
+}
+
+TEST(Messages, NumbersOverTheirCapsAreRefusedBeforeAnythingIsAllocated) {
+  for (const std::uint32_t experts : {0u, kMaxExperts + 1, std::uint32_t{1} << 31, UINT32_MAX}) {
+    EXPECT_EQ(code_of(announcement_until_experts(experts).number(std::uint32_t{0}).take()), CARDEA_ERR_PROTOCOL) << experts;
+  }
+  for (const std::uint32_t local : {9u, std::uint32_t{1} << 31})  // of 8
+    EXPECT_EQ(code_of(announcement_until_experts(8).number(local).take()), CARDEA_ERR_PROTOCOL) << local;
+  for (const std::uint32_t regions : {kMaxRegions, kMaxRegions + 1, std::uint32_t{1} << 31}) {
+    EXPECT_EQ(code_of(announcement_until_experts(8).number(std::uint32_t{0}).number(regions).take()), CARDEA_ERR_PROTOCOL);
+    EXPECT_EQ(code_of(WireWriter().number(std::uint8_t{4}).number(regions).take()), CARDEA_ERR_PROTOCOL);
+  }
+}
+
+TEST(Messages, DescriptorMayBeAsLongAsItsCapAndNoLonger) {
+  LayerAnnounce announce = announcement();
+  announce.regions[0].descriptor.assign(kMaxDescriptor, std::byte{1});
+  EXPECT_EQ(code_of(encode(announce)), CARDEA_OK);
+  announce.regions[0].descriptor.push_back(std::byte{1});
+  EXPECT_EQ(code_of(encode(announce)), CARDEA_ERR_PROTOCOL);
+}
+
+TEST(Messages, LargestCountsAreRead) {
+  LayerAnnounce announce = announcement();
+  announce.num_experts = kMaxExperts;
+  announce.experts = {kMaxExperts - 1};
+  announce.is_home = {1};
+  announce.places[1].spots.resize(1);
+  EXPECT_EQ(code_of(encode(announce)), CARDEA_OK);
+  announce.experts = {kMaxExperts};
+  EXPECT_EQ(code_of(encode(announce)), CARDEA_ERR_PROTOCOL) << "an expert that there is not";
+  EXPECT_EQ(code_of(encode(RegionsGone{std::vector<std::uint32_t>(kMaxRegions)})), CARDEA_OK);
+}
+
+TEST(Messages, NoExpertsMeansNoPlaces) {
+  LayerAnnounce announce = announcement();
+  announce.experts.clear();
+  announce.is_home.clear();
+  announce.places.clear();
+  const Result<Message> message = decode(encode(announce));
+  ASSERT_TRUE(message.ok()) << message.status().message();
+  EXPECT_TRUE(std::get<LayerAnnounce>(*message).places.empty());
+}
+
+TEST(Messages, ExpertNamedTwiceIsRefused) {
+  LayerAnnounce announce = announcement();
+  announce.experts = {2, 5, 2};
+  const Result<Message> message = decode(encode(announce));
+  EXPECT_EQ(message.status().code(), CARDEA_ERR_PROTOCOL);
+  EXPECT_THAT(message.status().message(), HasSubstr("expert 2 twice"));
+}
+
+TEST(Messages, FlagsAndKindsHaveOnlyTheirValues) {
+  LayerAnnounce announce = announcement();
+  announce.is_home[1] = 2;
+  EXPECT_EQ(code_of(encode(announce)), CARDEA_ERR_PROTOCOL);
+  for (const std::uint8_t kind : {0, 4, 255}) {
+    const core::Notice notice{kNoRank, static_cast<core::Notice::Kind>(kind), 0, 1};
+    EXPECT_EQ(code_of(encode(LayerNotice{{1, 2}, notice})), CARDEA_ERR_PROTOCOL) << unsigned{kind};
+  }
+}
+
+}  // namespace
+}  // namespace cardea::engine

@@ -33,7 +33,7 @@ void must(cardea_status_t status, const char* call);
 
 #define CARDEA_MUST(call) ::cardea::test::must(call, #call)
 /// EXPECT_REFUSED(CARDEA_ERR_..., {"words", "of the message"}, call)
-#define EXPECT_REFUSED(expected, words, call)                                         \
+#define EXPECT_REFUSED(expected, words, call) \
   EXPECT_TRUE(::cardea::test::refused(expected, std::initializer_list<const char*> words, call)) << #call
 
 /// The exchange callback's counterpart: an allgather over memory that forked ranks share. Made before they start, one for
@@ -84,9 +84,9 @@ class Job {
 
 struct Shape {
   std::uint32_t layer_id = 0;
-  std::uint32_t per_rank = 2;   // expert e is at home at member e / per_rank
-  std::uint32_t slots = 4;      // of a slab of the layer's own; 0: none
-  bool mapped = true;           // weights in memory that the node can map, else plain memory
+  std::uint32_t per_rank = 2;  // expert e is at home at member e / per_rank
+  std::uint32_t slots = 4;     // of a slab of the layer's own; 0: none
+  bool mapped = true;          // weights in memory that the node can map, else plain memory
   std::vector<std::uint64_t> segments = {40000, 512, 96};
 };
 

@@ -13,15 +13,15 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHECK(condition)                                                                              \
-  do {                                                                                                \
-    if (!(condition)) {                                                                               \
-      cardea_error_info_t info_ = CARDEA_ERROR_INFO_INIT;                                             \
-      cardea_last_error(&info_);                                                                      \
-      fprintf(stderr, "%s:%d: failed: %s (last error: %s: %s)\n", __FILE__, __LINE__, #condition,     \
-              cardea_status_string(info_.status), info_.message);                                     \
-      exit(1);                                                                                        \
-    }                                                                                                 \
+#define CHECK(condition)                                                                          \
+  do {                                                                                            \
+    if (!(condition)) {                                                                           \
+      cardea_error_info_t info_ = CARDEA_ERROR_INFO_INIT;                                         \
+      cardea_last_error(&info_);                                                                  \
+      fprintf(stderr, "%s:%d: failed: %s (last error: %s: %s)\n", __FILE__, __LINE__, #condition, \
+              cardea_status_string(info_.status), info_.message);                                 \
+      exit(1);                                                                                    \
+    }                                                                                             \
   } while (0)
 #define MUST(call) CHECK((call) == CARDEA_OK)
 

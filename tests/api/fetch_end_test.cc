@@ -71,7 +71,7 @@ void reader_and_source(Shape shape, const std::function<void(Job&, Layer&, pid_t
   });
 }
 
-const Shape kLarge{.per_rank = 5, .slots = 3, .segments = {8 << 20, 4096}};
+const Shape kLarge{.per_rank = 5, .slots = 3, .segments = {1500000, 4096}};
 
 TEST(FetchEnd, CanceledChunksAreDrainedBeforeTheirSlotsReturn) {
   reader_and_source(kLarge, [](Job&, Layer& layer, pid_t source) {

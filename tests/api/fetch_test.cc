@@ -47,9 +47,9 @@ void expect_paths(bool mapped, std::uint32_t flags, cardea_path_t within_the_nod
       EXPECT_TRUE(layer.right(view, 1));
       EXPECT_TRUE(seen.insert(view.expert).second) << "expert " << view.expert << " was delivered twice";
       const std::uint32_t home = view.expert / 2;
-      const cardea_path_t path = home == rank                      ? CARDEA_PATH_HOME
+      const cardea_path_t path = home == rank                     ? CARDEA_PATH_HOME
                                  : node_of(home) == node_of(rank) ? within_the_node
-                                                                   : CARDEA_PATH_NETWORK;
+                                                                  : CARDEA_PATH_NETWORK;
       EXPECT_STREQ(cardea_path_string(view.path), cardea_path_string(path)) << "expert " << view.expert;
       EXPECT_EQ(view.source, home);
       const bool copied = path != CARDEA_PATH_HOME && path != CARDEA_PATH_NODE_MAPPED;
@@ -58,7 +58,8 @@ void expect_paths(bool mapped, std::uint32_t flags, cardea_path_t within_the_nod
       EXPECT_TRUE(slots.insert(view.slot).second) << "two views in slot " << view.slot;
       const cardea_slab_info_t slab = layer.slab.info();
       for (std::uint32_t s = 0; s < view.num_segments; ++s) {
-        EXPECT_EQ(view.segments[s], static_cast<std::byte*>(slab.base[s]) + static_cast<std::uint64_t>(view.slot) * slab.stride[s]);
+        EXPECT_EQ(view.segments[s],
+                  static_cast<std::byte*>(slab.base[s]) + static_cast<std::uint64_t>(view.slot) * slab.stride[s]);
       }
     }
     EXPECT_EQ(seen.size(), layer.experts());
@@ -365,7 +366,8 @@ TEST(Fetch, ARegisteredSlabNumbersTheFrameworksRowsHomeExpertsIncluded) {
         // The framework's own array, indexed by the slot: what a grouped GEMM reads.
         const std::byte* const row = slab.arrays[s].data() + static_cast<std::uint64_t>(view.slot) * (sizes[s] + 64);
         EXPECT_EQ(view.segments[s], row);
-        EXPECT_TRUE(std::all_of(row, row + sizes[s], [&](std::byte b) { return b == static_cast<std::byte>(view.expert + 1); }));
+        EXPECT_TRUE(
+            std::all_of(row, row + sizes[s], [&](std::byte b) { return b == static_cast<std::byte>(view.expert + 1); }));
         EXPECT_TRUE(std::all_of(row + sizes[s], row + sizes[s] + 64, [](std::byte b) { return b == std::byte{0xEE}; }))
             << "written between the rows";
       }

@@ -205,8 +205,11 @@ TEST(Groups, OtherNumbersOfExpertsAreAMismatchOnAllMembers) {
            {"rank 1", "rank 0"});
 }
 TEST(Groups, AnExpertWithTwoHomesIsNamedOnAllMembers) {
-  disagree([](unsigned rank) { return Part{.experts = rank == 0 ? std::vector<std::uint32_t>{0, 1} : std::vector<std::uint32_t>{1}}; },
-           CARDEA_ERR_MISMATCH, {"expert 1", "expert 1"});
+  disagree(
+      [](unsigned rank) {
+        return Part{.experts = rank == 0 ? std::vector<std::uint32_t>{0, 1} : std::vector<std::uint32_t>{1}};
+      },
+      CARDEA_ERR_MISMATCH, {"expert 1", "expert 1"});
 }
 TEST(Groups, AnExpertWithoutAHomeIsNamedOnAllMembers) {
   disagree([](unsigned rank) { return Part{.num_experts = 3, .experts = {rank}}; }, CARDEA_ERR_MISMATCH,

@@ -355,6 +355,7 @@ TEST(Misuse, EveryStructsSizeIsChecked) {
       return status;
     });
     std::uint64_t version = 0;
+    CARDEA_MUST(cardea_fetch_destroy(fetch));
     check_sizes<cardea_finish_desc_t>("desc", CARDEA_FINISH_DESC_INIT, true,
                                       [&](auto* s) { return cardea_finish(layer.handle, version++, s); });
     check_sizes<cardea_config_t>("config", SharedExchange(1).config(0), true, [&](auto* s) {
@@ -496,8 +497,7 @@ TEST(Misuse, DescriptionsThatContradictThemselvesAreNamed) {
 
     cardea_memory_t memory{};
     EXPECT_REFUSED(wrong, ({"bytes is 0"}), cardea_memory_alloc(context, 0, CARDEA_MEMORY_HOST, &memory));
-    EXPECT_REFUSED(CARDEA_ERR_NO_MEMORY, ({""}),
-                   cardea_memory_alloc(context, UINT64_MAX / 2, CARDEA_MEMORY_HOST, &memory));
+    EXPECT_REFUSED(CARDEA_ERR_NO_MEMORY, ({""}), cardea_memory_alloc(context, UINT64_MAX / 2, CARDEA_MEMORY_HOST, &memory));
     EXPECT_REFUSED(wrong, ({"address space"}),
                    cardea_memory_register(context, bytes.data(), UINT64_MAX, CARDEA_MEMORY_HOST, &memory));
 
@@ -620,9 +620,8 @@ TEST(Misuse, WrongConfigurationsAreNamed) {
                      c.unique_id = &garbage;
                    }));
     EXPECT_REFUSED(wrong, ({"no.such.host.invalid"}), cardea_unique_id_create("no.such.host.invalid", &garbage));
-    EXPECT_REFUSED(CARDEA_ERR_TRANSPORT, ({"exchange"}), create([](auto& c) {
-                     c.exchange = [](void*, const void*, std::size_t, void*) { return 3; };
-                   }));
+    EXPECT_REFUSED(CARDEA_ERR_TRANSPORT, ({"exchange"}),
+                   create([](auto& c) { c.exchange = [](void*, const void*, std::size_t, void*) { return 3; }; }));
     EXPECT_EQ(context.id, 0u);
   });
 }

@@ -17,7 +17,8 @@
  *     another kind yields CARDEA_ERR_INVALID_HANDLE and touches nothing. The value 0 is never a handle.
  *  4. Every function may be called from any thread at any time, save that callbacks must not block: inside one,
  *     calls that wait return CARDEA_ERR_UNSUPPORTED.
- *  5. After fork() every call in the child returns CARDEA_ERR_FORKED. The parent goes on undisturbed.
+ *  5. After fork() every call in the child with a handle of the parent's returns CARDEA_ERR_FORKED; contexts that the
+ *     child makes are its own. The parent goes on undisturbed.
  *  6. Sizes are bytes, durations nanoseconds. A timeout of 0 polls, CARDEA_FOREVER waits for as long as it takes.
  *  7. No C++ exception ever crosses this interface, and the library never calls abort() or exit() on bad input.
  *

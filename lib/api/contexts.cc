@@ -13,13 +13,14 @@ using namespace cardea::api;
 
 namespace {
 
-/// Runs body(context) with the mutex held.
+/// Runs body(context) with the mutex held. CANCELED if the context was aborted.
 template <typename Body>
 cardea_status_t with_context(cardea_context_t handle, Body body) noexcept {
   return guarded([&]() -> Status {
     Result<std::shared_ptr<Context>> context = context_for(handle.id, Kind::kContext);
     if (!context.ok()) return context.status();
     const auto held = (*context)->lock();
+    if (!(*context)->aborted().ok()) return (*context)->aborted();
     return body(**context);
   });
 }

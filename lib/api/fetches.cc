@@ -96,6 +96,17 @@ Status wait_on(Context& in, std::unique_lock<std::mutex>& held, core::FetchNumbe
   return status;
 }
 
+/// Whether all views can be written; they are of one size, that of the caller's header.
+Status check_views(const cardea_view_t* views, std::uint32_t max) {
+  if (const Status status = check_output(views, "views[0]"); !status.ok()) return status;
+  for (std::uint32_t i = 1; i < max; ++i) {
+    if (at(views, i)->size == views->size) continue;
+    return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "views[{}]: size is {}, and {} in views[0]", i, at(views, i)->size,
+                         views->size);
+  }
+  return {};
+}
+
 cardea_view_t view_of(const Context& in, const engine::LayerRecord& layer, const engine::Runtime::Delivered& delivered,
                       cardea::Version version) {
   const core::Delivery& delivery = delivered.delivery;
@@ -130,7 +141,7 @@ cardea_status_t cardea_next(cardea_fetch_t fetch, cardea_view_t* views, uint32_t
   return with_fetch(fetch, [&](Context& in, auto& held, FetchObject& object) -> Status {
     if (count == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "count is null");
     if (max == 0) return Status(CARDEA_ERR_INVALID_ARGUMENT, "max is 0");
-    if (const Status status = check_output(views, "views[0]"); !status.ok()) return status;
+    if (const Status status = check_views(views, max); !status.ok()) return status;
     if (!object.wants_views) return Status(CARDEA_ERR_UNSUPPORTED, "a prefetch delivers no views");
     const core::FetchNumber number = object_of(fetch.id);
     const std::shared_ptr<engine::LayerRecord> layer = in.layers.find(object.layer)->record;
@@ -212,6 +223,7 @@ cardea_status_t cardea_release(const cardea_view_t* views, uint32_t count) CARDE
       if (context.ok()) {
         const auto held = (*context)->lock();
         status = (*context)->runtime().release(object_of(id)).within("view handle");
+        if (status.ok()) status = (*context)->aborted();
       }
       if (first.ok()) first = status;
     }

@@ -23,6 +23,7 @@ inline Result<std::shared_ptr<Context>> context_for(std::uint64_t handle, Kind k
   if (handle == 0) return bad_handle(kind_name(kind), "it is zero");
   if (kind_of(handle) != kind)
     return bad_handle(kind_name(kind), fmt::format("it is of kind {}", kind_name(kind_of(handle))));
+  if (kind == Kind::kContext && object_of(handle) != 0) return bad_handle(kind_name(kind), "it never existed");
   Result<std::shared_ptr<Context>> context = Registry::get().find(context_of(handle));
   if (!context.ok()) return context.status().within(fmt::format("{} handle", kind_name(kind)));
   return context;

@@ -8,6 +8,7 @@
 #include <cstdlib>
 
 #include "cardea/cardea.h"
+#include "lib/api/settings.h"
 
 namespace cardea::launcher {
 namespace {
@@ -52,6 +53,13 @@ Options parse_command_line(int argc, char** argv) {
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_flag_callback(
+      "--variables",
+      [] {
+        fmt::print("{}", api::variables_table());
+        std::exit(0);
+      },
+      "Show the variables that ranks read, as a table in Markdown");
   app.set_version_flag("--version",
                        fmt::format("cardea-run {}.{}.{}", CARDEA_VERSION_MAJOR, CARDEA_VERSION_MINOR, CARDEA_VERSION_PATCH));
   try {

@@ -17,7 +17,7 @@ struct Options {
   std::vector<std::string> command;  // program and its arguments
 };
 
-/// Ends the process after --help, --version, or a message about what is wrong (exit code kUsageError).
+/// Ends the process after --help, --variables, --version, or a message about what is wrong (exit code kUsageError).
 Options parse_command_line(int argc, char** argv);
 
 inline constexpr unsigned kMaxRanks = 4096;

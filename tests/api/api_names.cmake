@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+# cmake -DHEADER=cardea.h -DTEST=c_api_test.c -P api_names.cmake: fails, naming them, if functions that the header exports are
+# not called in the test.
+file(READ ${HEADER} header)
+file(READ ${TEST} test)
+string(REGEX MATCHALL "CARDEA_API [^;(]*(cardea_[a-z0-9_]+)\\(" declarations "${header}")
+list(LENGTH declarations count)
+if(count LESS 30)
+  message(FATAL_ERROR "only ${count} functions found in ${HEADER}: this script no longer understands it")
+endif()
+set(missing)
+foreach(declaration IN LISTS declarations)
+  string(REGEX MATCH "cardea_[a-z0-9_]+\\($" call "${declaration}")
+  string(FIND "${test}" "${call}" at)
+  if(at EQUAL -1)
+    list(APPEND missing "${call})")
+  endif()
+endforeach()
+if(missing)
+  list(JOIN missing ", " missing)
+  message(FATAL_ERROR "${TEST} does not call ${missing}")
+endif()
+message(STATUS "all ${count} functions of ${HEADER} are called")

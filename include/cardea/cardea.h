@@ -539,7 +539,9 @@ CARDEA_API cardea_status_t cardea_fetch(cardea_layer_t layer, const cardea_fetch
 
 /*
  * As cardea_fetch, but without urgency and without views: brings experts into the slab so that a later fetch finds them
- * there. Uses a lane only while no demand wants it, and slots that demand may take back. Cancel and destroy as a fetch.
+ * there. Uses a lane only while no demand wants it, and slots that demand may take back; a later prefetch may replace what an
+ * earlier one brought. Cancel and destroy as a fetch.
+ * Errors: those of cardea_fetch; LIMIT also for more experts than the slab has slots.
  */
 CARDEA_API cardea_status_t cardea_prefetch(cardea_layer_t layer, const cardea_fetch_desc_t *desc, cardea_fetch_t *fetch) CARDEA_NOEXCEPT;
 

@@ -147,9 +147,12 @@ Status Core::check(const FetchSpec& spec, const Layer& of) const {
       return wrong(fmt::format("expert {} of layer {} must be copied, and neither fetch nor layer names a slab", expert,
                                of.layer_id));
   }
-  if (spec.gang && spec.slab) {
+  if ((spec.gang || !spec.wants_views) && spec.slab) {
     const std::uint32_t have = slabs_.at(*spec.slab)->slots.count();
-    if (slots > have) return Status::error(CARDEA_ERR_LIMIT, "a gang of {} slots; the slab has {}", slots, have);
+    if (slots > have) {
+      return Status::error(CARDEA_ERR_LIMIT, "a {} of {} slots; the slab has {}", spec.gang ? "gang" : "prefetch", slots,
+                           have);
+    }
   }
   return {};
 }

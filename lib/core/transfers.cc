@@ -98,11 +98,15 @@ bool Core::feed_gang(Slab& slab, Fetch& of, Clock::time_point now) {
 
 bool Core::make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time_point now) {
   while (slab.slots.empty() < slots) {
-    // What was prefetched and not read yet gives way to demand only, or prefetches would chase each other out.
+    // A prefetch drops what was read before what is still to be read; only when nothing else is left does it replace an
+    // older prefetch, since the newer one knows better what comes next.
     const auto& spares = slab.slots.spares();
-    const auto spare = std::find_if(spares.begin(), spares.end(), [&](SlotIndex slot) {
-      return urgency == Class::kDemand || transfers_.at(slab.transfer_in[slot])->read;
-    });
+    auto spare = spares.begin();
+    if (urgency != Class::kDemand) {
+      spare = std::find_if(spares.begin(), spares.end(),
+                           [&](SlotIndex slot) { return transfers_.at(slab.transfer_in[slot])->read; });
+      if (spare == spares.end()) spare = spares.begin();
+    }
     if (spare == spares.end()) break;
     drop_spare(slab, *spare);
   }

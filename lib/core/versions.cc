@@ -33,7 +33,8 @@ Status Versions::collect(Version version, bool lent) {
   }
   for (const auto& [node, ranks] : members_.nodes()) {
     const auto done = node_finished_.find(node);
-    if ((done != node_finished_.end() && done->second >= version) || !leader(node)) continue;
+    if (done != node_finished_.end() && done->second >= version) continue;
+    if (std::all_of(ranks.begin(), ranks.end(), [&](Rank rank) { return left_.contains(rank); })) continue;
     for (const Rank rank : ranks) {
       if (!died_.contains(rank)) continue;
       return Status::error(CARDEA_ERR_PEER_LOST, "rank {} was lost before its node had finished version {}", rank, version)
@@ -120,7 +121,8 @@ Status Versions::receive(Rank from, const Notice& notice, std::vector<Notice>& o
     }
     case Notice::Kind::kRankFinished: {
       if (members_.node(from) != own) return refuse("reports its finish to a rank of another node");
-      // The same again is no mistake: it is repeated when a leader has gone.
+      // The same again is no mistake: it is repeated when a leader has gone. Nor is being told without leading: the sender
+      // may know of a loss before this rank does.
       Version& known = rank_finished_.try_emplace(from, notice.version).first->second;
       known = std::max(known, notice.version);
       if (is_leader()) look_at_own_node(out);

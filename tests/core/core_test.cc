@@ -269,14 +269,25 @@ TEST_F(CoreTest, BytesPrefetchedAndNeverReadAreWasted) {
   EXPECT_EQ(at.core.counters().prefetch_bytes_wasted, 1500u);
 }
 
-TEST_F(CoreTest, PrefetchesDoNotChaseEachOtherOut) {
+TEST_F(CoreTest, APrefetchReplacesWhatWasReadBeforeWhatIsStillToBeRead) {
   publish_all(1);
   (void)at.fetch(prefetch({0, 1}));
   at.complete_all();
-  const FetchNumber third = at.fetch(prefetch({2}));
-  EXPECT_EQ(at.core.counts(third).starved, 1u);
-  at.release(hold(0));
-  EXPECT_EQ(at.core.counts(third).moving, 1u) << "0 has been read and may go";
+  at.release(hold(1));
+  (void)at.fetch(prefetch({2}));
+  at.complete_all();
+  EXPECT_EQ(at.core.counters().prefetch_bytes_wasted, 0u) << "1 has been read and went, though 0 is older";
+  (void)at.fetch(prefetch({1}));
+  EXPECT_EQ(at.core.counters().prefetch_bytes_wasted, 1500u)
+      << "nothing else was left to replace: a prefetch never waits for a reader";
+  at.complete_all();
+  at.release(hold(2));
+  at.release(hold(1));
+}
+
+TEST_F(CoreTest, APrefetchLargerThanTheSlabIsRefused) {
+  publish_all(1);
+  EXPECT_EQ(at.core.fetch(prefetch({0, 1, 2}), at.now).status().code(), CARDEA_ERR_LIMIT);
 }
 
 TEST_F(CoreTest, CancelGivesTheSlotBackOnlyWhenItIsDrained) {

@@ -100,6 +100,12 @@ class JobRank final : public engine::Observer {
     for (const Layer& layer : layers_) {
       text += fmt::format(" layer {}: phase {} version {} fetches {} to submit {};", layer.id, static_cast<int>(layer.phase),
                           layer.version, layer.open.size(), layer.to_submit);
+      for (const Open& open : layer.open) {
+        const core::FetchCounts counts = runtime_.core().counts(open.fetch);
+        text += fmt::format(" [{}{} of {}: {} parked, {} starved, {} moving, {} ready, {} held]",
+                            open.prefetch ? "prefetch " : "", open.fetch, counts.experts, counts.parked, counts.starved,
+                            counts.moving, counts.ready, open.held.size());
+      }
     }
     return text;
   }
@@ -234,7 +240,7 @@ class JobRank final : public engine::Observer {
     Open open;
     open.prefetch = !spec.wants_views;
     open.segments = spec.segments;
-    const std::uint64_t most = spec.gang ? job_.plan_.slots : layer.record->num_experts;
+    const std::uint64_t most = spec.gang || open.prefetch ? job_.plan_.slots : layer.record->num_experts;
     const std::uint64_t count = 1 + random_.below(most);
     while (open.experts.size() < count)
       open.experts.insert(static_cast<ExpertIndex>(random_.below(layer.record->num_experts)));

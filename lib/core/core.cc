@@ -94,13 +94,16 @@ std::uint32_t Core::available_slots(SlabNumber slab) const {
 
 // ---------------------------------------------------------------- fetches
 
-Core::Choice Core::choose(const Layer& of, ExpertIndex expert, Version version) const {
+Core::Choice Core::choose(const Layer& of, ExpertIndex expert, const FetchSpec& spec) const {
+  const Version version = spec.version;
   Choice choice{.kind = Choice::Kind::kLost, .source = nullptr, .why = {}};
   for (const SourceOption& option : of.experts[expert].options) {
     const auto lost = lost_.find(option.rank);
     const bool gone = of.left.contains(option.rank);
-    // What is mapped stays readable when its rank has died; what it has withdrawn does not.
-    if (gone || (lost != lost_.end() && option.path != CARDEA_PATH_NODE_MAPPED)) {
+    // What is mapped stays readable where it lies when its rank has died; copies go by its transport, which has lost it.
+    // What it has withdrawn is gone in any case.
+    const bool readable = option.path == CARDEA_PATH_NODE_MAPPED && !spec.into_slots;
+    if (gone || (lost != lost_.end() && !readable)) {
       if (choice.kind == Choice::Kind::kLost) {
         choice.why = gone ? Status::error(CARDEA_ERR_PEER_LOST, "rank {} has left layer {}", option.rank, of.layer_id)
                                 .with_peer(option.rank)
@@ -196,7 +199,7 @@ Result<FetchNumber> Core::fetch(const FetchSpec& spec, Clock::time_point now) {
 void Core::advance(Fetch& of, std::size_t index, Clock::time_point now) {
   Want& want = of.wants[index];
   Layer& in = layer(of.spec.layer);
-  const Choice choice = choose(in, want.expert, of.spec.version);
+  const Choice choice = choose(in, want.expert, of.spec);
   switch (choice.kind) {
     case Choice::Kind::kLost:
     case Choice::Kind::kStale:

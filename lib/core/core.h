@@ -188,7 +188,7 @@ class Core {
   Fetch& fetch_of(FetchNumber number) const;
 
   // core.cc: wants
-  Choice choose(const Layer& layer, ExpertIndex expert, Version version) const;
+  Choice choose(const Layer& layer, ExpertIndex expert, const FetchSpec& spec) const;
   Status check(const FetchSpec& spec, const Layer& layer) const;
   std::vector<ExpertIndex> in_order(const FetchSpec& spec, const Layer& layer) const;
   void advance(Fetch& fetch, std::size_t want, Clock::time_point now);

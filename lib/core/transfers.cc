@@ -66,7 +66,7 @@ bool Core::feed_front(Slab& slab, Clock::time_point now) {
 bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point now) {
   Want& want = of.wants[index];
   // While it waited, its source may have gone, or a better one come.
-  const Choice choice = choose(layer(of.spec.layer), want.expert, of.spec.version);
+  const Choice choice = choose(layer(of.spec.layer), want.expert, of.spec);
   if (choice.kind != Choice::Kind::kUse || !needs_slot(choice.source->path, of.spec.into_slots)) {
     advance(of, index, now);  // parks it, fails it, or makes it ready where it lies
     return true;

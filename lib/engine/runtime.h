@@ -78,6 +78,7 @@ class Runtime final : public transport::Listener {
 
   std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
   core::Core& core() { return core_; }
+  const core::Core& core() const { return core_; }
   Clock::time_point now() const { return executor_.now(); }
 
   // ---- memory and slabs

@@ -115,7 +115,7 @@ struct Told {
       cardea_status_t status = CARDEA_OK;
       const std::vector<cardea_view_t> views = next(fetch, 1, 0, &status);
       if (views.empty()) break;
-      EXPECT_TRUE(told.layer->right(views[0], 1));
+      EXPECT_TRUE(views[0].status == CARDEA_ERR_CANCELED || told.layer->right(views[0], 1));
       release(views);
       ++told.views;
     }

@@ -428,6 +428,17 @@ TEST_F(CoreTest, AParkedWantOfAMappedExpertWhoseSourceDiedIsLostNotStale) {
   EXPECT_TRUE(at.take(there)[0].status.ok()) << "what is mapped stays readable";
 }
 
+TEST_F(CoreTest, ACopyOfAMappedExpertDiesWithItsSourceAndTakesNoSlot) {
+  publish_all(1);
+  at.core.peer_lost(1, false, Status(CARDEA_ERR_PEER_LOST, "killed"), at.now);
+  at.look();
+  FetchSpec copy = spec({8});
+  copy.into_slots = true;
+  const FetchNumber lost = at.fetch(copy);
+  EXPECT_EQ(at.core.first_failure(lost).code(), CARDEA_ERR_PEER_LOST);
+  EXPECT_EQ(free_slots(), 2u);
+}
+
 TEST_F(CoreTest, AStarvedWantGoesToAnotherSourceIfItsOwnDied) {
   publish_all(1);
   const ViewNumber first = hold(0);

@@ -96,7 +96,9 @@ class JobRank final : public engine::Observer {
   bool ended() const { return ended_; }
   /// For whoever asks why nothing happens any more.
   std::string where() const {
-    std::string text;
+    std::string text =
+        fmt::format(" {} of {} slots free, {} chunks in flight;", runtime_.core().available_slots(slab_->number),
+                    runtime_.core().slots(slab_->number), runtime_.core().chunks_in_flight());
     for (const Layer& layer : layers_) {
       text += fmt::format(" layer {}: phase {} version {} fetches {} to submit {};", layer.id, static_cast<int>(layer.phase),
                           layer.version, layer.open.size(), layer.to_submit);

@@ -442,7 +442,11 @@ class JobRank final : public engine::Observer {
     EXPECT_EQ(core.chunks_in_flight(), 0u);
     EXPECT_EQ(core.available_slots(slab_->number), core.slots(slab_->number));
     EXPECT_TRUE(runtime_.destroy_slab(*slab_).ok());
-    EXPECT_TRUE(runtime_.free_region(shared_region_).ok());
+    // A real peer's mapping outlives the owner's; here both are one, and where members give up early for a death, others may
+    // still read: then it stays until the job is over.
+    if (!job_.plan_.kill) {
+      EXPECT_TRUE(runtime_.free_region(shared_region_).ok());
+    }
     runtime_.say_goodbye();
     job_.network_->executor(rank_).post([this] { transport_->close([] {}); });
   }

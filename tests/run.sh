@@ -10,7 +10,7 @@ usage: tests/run.sh [--preset NAME]... [--lint] [-j JOBS] [-R REGEX]
 Installs what is missing (Debian 12, Ubuntu 24.04; as root or by sudo), then configures, builds and tests each preset in
 build/NAME. Shows each phase, what fails, what is skipped, and ctest's summary of each preset at the end.
 
-  --preset NAME  release, debug, asan or tsan; may be given several times (default: release, asan, tsan)
+  --preset NAME  release, debug, asan or tsan; may be given several times (default: release)
   --lint         also check the names in every source file by clang-tidy (a few minutes; must be installed)
   -j JOBS        how many compilers and tests run at once (default: the number of cores)
   -R REGEX       only tests whose names match, as for ctest
@@ -41,7 +41,7 @@ while (($#)); do
     *) wrong "unknown option '$1'" ;;
   esac
 done
-((${#presets[@]})) || presets=(release asan tsan)
+((${#presets[@]})) || presets=(release)
 
 cd "$(dirname "$0")/.."
 # shellcheck source=../cmake/setup.sh

@@ -62,6 +62,7 @@ cardea_status_t cardea_context_destroy(cardea_context_t context) CARDEA_NOEXCEPT
     const std::shared_ptr<Context> removed = Registry::get().remove(context_of(context.id));
     if (!removed) return bad_handle("context", "it was destroyed by another thread");
     removed->shut_down();
+    Registry::get().drop_finished();
     return {};
   });
 }

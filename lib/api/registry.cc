@@ -62,6 +62,12 @@ Result<std::shared_ptr<Context>> Registry::find(ContextNumber number) {
 }
 
 void Registry::keep(std::unique_ptr<bootstrap::MeetingPoint> meeting_point) {
+  drop_finished();
+  const std::unique_lock held(mutex_);
+  meeting_points_.push_back(std::move(meeting_point));
+}
+
+void Registry::drop_finished() {
   std::vector<std::unique_ptr<bootstrap::MeetingPoint>> over;  // goes last, after the mutex is free: that joins threads
   const std::unique_lock held(mutex_);
   std::erase_if(meeting_points_, [&](auto& kept) {
@@ -69,7 +75,6 @@ void Registry::keep(std::unique_ptr<bootstrap::MeetingPoint> meeting_point) {
     over.push_back(std::move(kept));
     return true;
   });
-  meeting_points_.push_back(std::move(meeting_point));
 }
 
 std::uint64_t Registry::next_environment_instance() {

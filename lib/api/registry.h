@@ -35,6 +35,8 @@ class Registry {
 
   /// Keeps a meeting point until its job has formed.
   void keep(std::unique_ptr<bootstrap::MeetingPoint> meeting_point);
+  /// Ends the threads of those whose jobs have formed.
+  void drop_finished();
   /// Counts the contexts made from the environment, which all ranks make in the same order.
   std::uint64_t next_environment_instance();
 

@@ -76,7 +76,7 @@ Status wait_for_members(Context& in, std::unique_lock<std::mutex>& held, engine:
                     {.peer = missing.empty() ? cardea::kNoRank : missing.front(), .layer = layer.layer_id});
   }
   if (!status.ok()) {
-    [[maybe_unused]] const Status ended = in.runtime().end_layer(layer);  // nothing can be open in it yet
+    [[maybe_unused]] const Status ended = in.runtime().end_layer(layer, status);  // nothing can be open in it yet
   }
   return status;
 }

@@ -176,6 +176,7 @@ void Runtime::announce_to_others(std::shared_ptr<LayerRecord> layer) {
             transport.offer(region.number, region.base, region.bytes, region.descriptor, std::span(&peer, 1));
         if (!descriptor.ok()) {
           const auto held = lock();
+          layer->announced = true;
           layer->failure = descriptor.status().within(fmt::format("offering {} bytes to rank {}", region.bytes, peer));
           observer_.on_change();
           return;
@@ -184,6 +185,9 @@ void Runtime::announce_to_others(std::shared_ptr<LayerRecord> layer) {
       }
       transport.send(peer, encode(announce));
     }
+    const auto held = lock();
+    layer->announced = true;
+    observer_.on_change();
   });
 }
 
@@ -310,6 +314,7 @@ void Runtime::form_if_complete(LayerRecord& layer) {
   if (!layer.failure.ok()) return;
   core_.set_sources(layer.number, std::move(experts));
   layer.formed = true;
+  for (const Rank rank : layer.left) core_.peer_left_layer(layer.number, rank, now());
 }
 
 Status Runtime::formed(const LayerRecord& layer) const {
@@ -325,14 +330,19 @@ std::vector<Rank> Runtime::missing(const LayerRecord& layer) const {
   return ranks;
 }
 
-Status Runtime::end_layer(LayerRecord& layer) {
+Status Runtime::end_layer(LayerRecord& layer, const Status& why) {
+  if (layer.formed && !layer.announced) {
+    layer.closing = true;
+    return Status::error(CARDEA_IN_PROGRESS, "layer {}: this rank's part of it is being announced", layer.layer_id);
+  }
   if (layer.formed && core_.lent(layer.number)) {
     layer.closing = true;
     return Status::error(CARDEA_IN_PROGRESS, "layer {}: chunks are being sent to other ranks", layer.layer_id);
   }
   if (const Status status = core_.remove_layer(layer.number); !status.ok()) return status;
   const std::shared_ptr<LayerRecord> kept = layers_.at(layer.key);
-  for (const Rank peer : layer.others) send(peer, LayerLeft{layer.key});
+  const Status reason = layer.formed ? Status() : layer.failure.ok() ? why : layer.failure;
+  for (const Rank peer : layer.others) send(peer, LayerLeft{layer.key, reason});
   drop_local(layer);
   for (const auto& [rank, source] : layer.sources) {
     for (const RegionOffer& offer : source.announce.regions) let_go_of(rank, offer.region);

@@ -6,6 +6,8 @@
 namespace cardea::engine {
 namespace {
 
+constexpr auto kMaxErrorCode = static_cast<std::uint32_t>(-CARDEA_ERR_INTERNAL);
+
 enum class Opcode : std::uint8_t { kLayerAnnounce = 1, kLayerNotice = 2, kLayerLeft = 3, kRegionsGone = 4, kGoodbye = 5 };
 
 void put(WireWriter& out, const LayerKey& key) {
@@ -108,6 +110,27 @@ Result<Message> get_notice(WireReader& in) {
   return Message(message);
 }
 
+void put(WireWriter& out, const Status& why) {
+  out.number(static_cast<std::uint32_t>(-static_cast<std::int32_t>(why.code())));
+  if (why.ok()) return;
+  out.number(why.detail().peer).number(why.detail().expert);
+  out.text(std::string_view(why.message()).substr(0, kMaxReason));
+}
+
+Status get_reason(WireReader& in) {
+  const auto code = in.number_in<std::uint32_t>(0, kMaxErrorCode);
+  if (code == 0) return {};
+  ErrorDetail detail;
+  detail.peer = in.number<std::uint32_t>();
+  detail.expert = in.number<std::uint32_t>();
+  std::string message = in.text(kMaxReason);
+  // It may end up in a log or on a terminal.
+  for (char& letter : message) {
+    if (static_cast<unsigned char>(letter) < 0x20 || letter == 0x7f) letter = '?';
+  }
+  return {static_cast<cardea_status_t>(-static_cast<std::int32_t>(code)), std::move(message), detail};
+}
+
 }  // namespace
 
 Bytes encode(const Message& message) {
@@ -122,6 +145,7 @@ Bytes encode(const Message& message) {
   } else if (const auto* left = std::get_if<LayerLeft>(&message)) {
     out.number(static_cast<std::uint8_t>(Opcode::kLayerLeft));
     put(out, left->layer);
+    put(out, left->why);
   } else if (const auto* gone = std::get_if<RegionsGone>(&message)) {
     out.number(static_cast<std::uint8_t>(Opcode::kRegionsGone)).number(static_cast<std::uint32_t>(gone->regions.size()));
     for (const std::uint32_t region : gone->regions) out.number(region);
@@ -139,9 +163,11 @@ Result<Message> decode(ByteView bytes) {
     case Opcode::kLayerNotice:
       return get_notice(in);
     case Opcode::kLayerLeft: {
-      const LayerLeft left{get_key(in)};
+      LayerLeft left;
+      left.layer = get_key(in);
+      left.why = get_reason(in);
       if (const Status status = in.finish("layer departure"); !status.ok()) return status;
-      return Message(left);
+      return Message(std::move(left));
     }
     case Opcode::kRegionsGone: {
       RegionsGone gone;

@@ -53,9 +53,10 @@ struct LayerNotice {
   core::Notice notice;
 };
 
-/// The sender has ended its part in the layer.
+/// The sender has ended its part in the layer; `why` says what made it give the layer up before it was formed.
 struct LayerLeft {
   LayerKey layer;
+  Status why;  // code, message (at most kMaxReason bytes of it), peer and expert travel
 };
 
 /// The sender frees these regions; who has them mapped lets go once no layer of its own uses them.
@@ -71,6 +72,7 @@ using Message = std::variant<LayerAnnounce, LayerNotice, LayerLeft, RegionsGone,
 /// Caps on what a peer may claim.
 inline constexpr std::uint32_t kMaxExperts = 65536;
 inline constexpr std::uint32_t kMaxRegions = 65536;
+inline constexpr std::size_t kMaxReason = 1024;
 inline constexpr std::size_t kMaxDescriptor = 8192;  // of the ucx transport: an rkey of up to 4 KiB and 12 bytes
 
 Bytes encode(const Message& message);

@@ -76,15 +76,29 @@ Status Runtime::receive(Rank from, ByteView bytes) {
     return Status::error(CARDEA_ERR_PROTOCOL, "rank {} speaks of layer {} before announcing itself", from, layer.layer_id);
   if (const auto* notice = std::get_if<LayerNotice>(&*message))
     return core_.receive(layer.number, from, notice->notice, now());
+  const Status& why = std::get<LayerLeft>(*message).why;
   if (layer.formed) {
     core_.peer_left_layer(layer.number, from, now());
+  } else if (why.ok() && layer.sources.contains(from)) {
+    layer.left.insert(from);  // it has heard of every member already; this rank is about to
   } else if (layer.failure.ok()) {
-    layer.failure =
-        Status(CARDEA_ERR_PEER_LOST, fmt::format("rank {} left layer {} before it was formed", from, layer.layer_id),
-               {.peer = from, .layer = layer.layer_id});
+    layer.failure = given_up(from, layer, why);
     observer_.on_change();
   }
   return {};
+}
+
+Status Runtime::given_up(Rank from, const LayerRecord& layer, const Status& why) const {
+  // What stopped it stops this rank too, and who is to blame there is to blame here, unless it is this rank itself.
+  ErrorDetail detail{.peer = why.detail().peer, .layer = layer.layer_id, .expert = why.detail().expert};
+  if (detail.peer >= options_.node_of.size() || detail.peer == options_.self) detail.peer = from;
+  if (detail.expert >= layer.num_experts) detail.expert = kNoExpert;
+  const bool shared = why.code() == CARDEA_ERR_MISMATCH || why.code() == CARDEA_ERR_TIMEOUT;
+  if (!shared && why.code() != CARDEA_ERR_PEER_LOST) detail.peer = from;
+  return Status(shared ? why.code() : CARDEA_ERR_PEER_LOST,
+                fmt::format("rank {} gave up layer {}: {}", from, layer.layer_id,
+                            why.ok() ? "it left before it had announced itself" : why.message()),
+                detail);
 }
 
 void Runtime::lose(Rank peer, const Status& why) {

@@ -98,8 +98,10 @@ class Runtime final : public transport::Listener {
   Status formed(const LayerRecord& layer) const;
   /// Members that have not announced themselves.
   std::vector<Rank> missing(const LayerRecord& layer) const;
-  /// Ends this rank's part. BUSY; IN_PROGRESS while others are being sent chunks of it (nothing new is lent from then on).
-  Status end_layer(LayerRecord& layer);
+  /// Ends this rank's part. BUSY; IN_PROGRESS while others are being sent chunks of it (nothing new is lent from then on) or
+  /// have not been told yet where its experts are. Of a layer that was not formed, the others hear why: its failure, or
+  /// `why` if it has none.
+  Status end_layer(LayerRecord& layer, const Status& why = {});
 
   // ---- versions
   Status publish(LayerRecord& layer, Version version);
@@ -166,6 +168,7 @@ class Runtime final : public transport::Listener {
   // peers.cc
   void send(Rank to, const Message& message);
   Status receive(Rank from, ByteView bytes);
+  Status given_up(Rank from, const LayerRecord& layer, const Status& why) const;
   void lose(Rank peer, const Status& why);
 
   Executor& executor_;

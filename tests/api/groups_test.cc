@@ -196,26 +196,26 @@ void disagree(const std::function<Part(unsigned)>& part, cardea_status_t expecte
   }
 }
 
-TEST(Groups, DISABLED_OtherSegmentBytesAreAMismatchOnAllMembers) {
+TEST(Groups, OtherSegmentBytesAreAMismatchOnAllMembers) {
   disagree([](unsigned rank) { return Part{.bytes = 64 + 64 * rank, .experts = {rank}}; }, CARDEA_ERR_MISMATCH,
            {"rank 1", "rank 0"});
 }
-TEST(Groups, DISABLED_OtherNumbersOfExpertsAreAMismatchOnAllMembers) {
+TEST(Groups, OtherNumbersOfExpertsAreAMismatchOnAllMembers) {
   disagree([](unsigned rank) { return Part{.num_experts = 2 + rank, .experts = {rank}}; }, CARDEA_ERR_MISMATCH,
            {"rank 1", "rank 0"});
 }
-TEST(Groups, DISABLED_AnExpertWithTwoHomesIsNamedOnAllMembers) {
+TEST(Groups, AnExpertWithTwoHomesIsNamedOnAllMembers) {
   disagree(
       [](unsigned rank) {
         return Part{.experts = rank == 0 ? std::vector<std::uint32_t>{0, 1} : std::vector<std::uint32_t>{1}};
       },
       CARDEA_ERR_MISMATCH, {"expert 1", "expert 1"});
 }
-TEST(Groups, DISABLED_AnExpertWithoutAHomeIsNamedOnAllMembers) {
+TEST(Groups, AnExpertWithoutAHomeIsNamedOnAllMembers) {
   disagree([](unsigned rank) { return Part{.num_experts = 3, .experts = {rank}}; }, CARDEA_ERR_MISMATCH,
            {"expert 2", "expert 2"});
 }
-TEST(Groups, DISABLED_ASourceThatIsNoHomeIsNotEnough) {
+TEST(Groups, ASourceThatIsNoHomeIsNotEnough) {
   disagree([](unsigned rank) { return Part{.experts = {rank}, .home = {static_cast<std::uint8_t>(rank == 0)}}; },
            CARDEA_ERR_MISMATCH, {"expert 1", "expert 1"});
 }
@@ -235,6 +235,48 @@ TEST(Groups, AMemberThatDoesNotComeIsNamed) {
     Layer layer(job, pair, {.layer_id = 3});
     read_everything(layer, 1);
     EXPECT_TRUE(board.barrier(1, 3));
+  });
+}
+
+TEST(Groups, AllThatWaitForAMemberNameIt) {
+  SharedExchange exchange(3);
+  SharedBoard board;
+  run_ranks(3, [&](unsigned rank) {
+    Job job(exchange, rank, rank == 1 ? "second" : "first", kSecond);
+    if (rank != 2) {
+      // One gives up first, and tells the other why.
+      if (rank == 1) usleep(300000);
+      EXPECT_TRUE(refused(CARDEA_ERR_TIMEOUT, {"layer 3", "2"}, create(job, {.num_experts = 2, .experts = {rank}})));
+      EXPECT_EQ(last_error().peer, 2u);
+    }
+    EXPECT_TRUE(board.barrier(0, 3));
+  });
+}
+
+TEST(Groups, OneThatDisagreesWithTwoIsAMismatchOnAllMembers) {
+  SharedExchange exchange(3);
+  SharedBoard board;
+  run_ranks(3, [&](unsigned rank) {
+    Job job(exchange, rank, rank == 1 ? "second" : "first", kShortSetup);
+    for (unsigned round = 0; round < 10; ++round) {
+      const unsigned odd = round % 3;
+      const Part part{.layer_id = round, .num_experts = 3, .bytes = rank == odd ? 128u : 64u, .experts = {rank}};
+      EXPECT_TRUE(refused(CARDEA_ERR_MISMATCH, {fmt::format("rank {}", odd).c_str(), "128"}, create(job, part)));
+      EXPECT_TRUE(board.barrier(round, 3));
+    }
+  });
+}
+
+TEST(Groups, LayersThatEndAsSoonAsTheyAreFormedWereFormedOnAllMembers) {
+  SharedExchange exchange(3);
+  SharedBoard board;
+  run_ranks(3, [&](unsigned rank) {
+    Job job(exchange, rank, rank == 1 ? "second" : "first", kShortSetup);
+    for (std::uint32_t round = 0; round < 100; ++round) {
+      const Layer layer(job, {.layer_id = round % 3});
+      CARDEA_MUST(cardea_layer_destroy(layer.handle));
+    }
+    EXPECT_TRUE(board.barrier(0, 3));
   });
 }
 

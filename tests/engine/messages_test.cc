@@ -29,8 +29,8 @@ LayerAnnounce announcement() {
 }
 
 std::vector<Message> one_of_each() {
-  return {announcement(), LayerNotice{{1, 2}, {kNoRank, core::Notice::Kind::kNodeFinished, 6, 77}}, LayerLeft{{3, 4}},
-          RegionsGone{{1, 2, 300000}}, Goodbye{}};
+  return {announcement(), LayerNotice{{1, 2}, {kNoRank, core::Notice::Kind::kNodeFinished, 6, 77}}, LayerLeft{{3, 4}, {}},
+          LayerLeft{{3, 4}, Status(CARDEA_ERR_MISMATCH, "two homes", {.peer = 5, .expert = 6})}, RegionsGone{{1, 2, 300000}}, Goodbye{}};
 }
 
 /// A message of an announcement up to the number of its experts, which the caller adds.
@@ -79,8 +79,16 @@ TEST(Messages, OthersComeBackAsTheyWereSent) {
   EXPECT_EQ(notice.notice.kind, core::Notice::Kind::kNodeFinished);
   EXPECT_EQ(notice.notice.node, 6u);
   EXPECT_EQ(notice.notice.version, 77u);
-  EXPECT_EQ(std::get<LayerLeft>(*decode(encode(one_of_each()[2]))).layer, (LayerKey{3, 4}));
-  EXPECT_EQ(std::get<RegionsGone>(*decode(encode(one_of_each()[3]))).regions, (std::vector<std::uint32_t>{1, 2, 300000}));
+  const auto left = std::get<LayerLeft>(*decode(encode(one_of_each()[2])));
+  EXPECT_EQ(left.layer, (LayerKey{3, 4}));
+  EXPECT_TRUE(left.why.ok());
+  const auto gave_up = std::get<LayerLeft>(*decode(encode(one_of_each()[3])));
+  EXPECT_EQ(gave_up.layer, (LayerKey{3, 4}));
+  EXPECT_EQ(gave_up.why.code(), CARDEA_ERR_MISMATCH);
+  EXPECT_EQ(gave_up.why.message(), "two homes");
+  EXPECT_EQ(gave_up.why.detail().peer, 5u);
+  EXPECT_EQ(gave_up.why.detail().expert, 6u);
+  EXPECT_EQ(std::get<RegionsGone>(*decode(encode(one_of_each()[4]))).regions, (std::vector<std::uint32_t>{1, 2, 300000}));
   EXPECT_TRUE(std::holds_alternative<Goodbye>(*decode(encode(Goodbye{}))));
 }
 
@@ -89,8 +97,30 @@ TEST(Messages, LayerOfIsTheLayerSpokenOf) {
   EXPECT_EQ(layer_of(messages[0]), announcement().layer);
   EXPECT_EQ(layer_of(messages[1]), (LayerKey{1, 2}));
   EXPECT_EQ(layer_of(messages[2]), (LayerKey{3, 4}));
-  EXPECT_EQ(layer_of(messages[3]), std::nullopt);
+  EXPECT_EQ(layer_of(messages[3]), (LayerKey{3, 4}));
   EXPECT_EQ(layer_of(messages[4]), std::nullopt);
+  EXPECT_EQ(layer_of(messages[5]), std::nullopt);
+}
+
+Bytes departure(std::uint32_t code, std::string_view text) {
+  WireWriter out;
+  out.number(std::uint8_t{3}).number(std::uint64_t{1}).number(std::uint32_t{2}).number(code);
+  if (code != 0) out.number(std::uint32_t{0}).number(std::uint32_t{0}).text(text);
+  return out.take();
+}
+
+TEST(Messages, AReasonIsAKnownErrorOfLimitedLengthWithoutControlCharacters) {
+  EXPECT_EQ(code_of(departure(0, "")), CARDEA_OK);
+  EXPECT_EQ(code_of(departure(21, "")), CARDEA_OK);
+  EXPECT_EQ(code_of(departure(22, "")), CARDEA_ERR_PROTOCOL);
+  EXPECT_EQ(code_of(departure(0xffffffff, "")), CARDEA_ERR_PROTOCOL);
+  EXPECT_EQ(code_of(departure(0x80000000, "")), CARDEA_ERR_PROTOCOL);
+  EXPECT_EQ(code_of(departure(1, std::string(kMaxReason, 'a'))), CARDEA_OK);
+  EXPECT_EQ(code_of(departure(1, std::string(kMaxReason + 1, 'a'))), CARDEA_ERR_PROTOCOL);
+  const auto shown = std::get<LayerLeft>(*decode(departure(1, "a\n\x1b[31mb\x7f")));
+  EXPECT_EQ(shown.why.message(), "a??[31mb?");
+  const LayerLeft talkative{{1, 2}, Status(CARDEA_ERR_TIMEOUT, std::string(5000, 'b'))};
+  EXPECT_EQ(std::get<LayerLeft>(*decode(encode(talkative))).why.message(), std::string(kMaxReason, 'b'));
 }
 
 TEST(Messages, TruncatedAnywhereIsRefused) {

@@ -185,8 +185,12 @@ typedef struct cardea_config {
   uint64_t setup_timeout;    /* ns for a job to form and for a layer's members to meet; 0: CARDEA_SETUP_TIMEOUT, else 60 s */
   uint64_t chunk_bytes;      /* network transfers move in chunks of this size; 0: CARDEA_CHUNK_BYTES, else 1 MiB */
   uint32_t chunks_in_flight; /* per network lane; 0: CARDEA_CHUNKS_IN_FLIGHT, else 8 */
+  uint64_t cache_bytes;      /* of the node cache, which the node's ranks share: the lowest rank's counts. 0: CARDEA_CACHE_BYTES, else
+                                an eighth of the machine's memory, at most 8 GiB; CARDEA_NO_CACHE: none. Takes memory as it fills */
+  uint64_t prefetch_bytes;   /* of the node cache, that prefetches which nobody has read may fill; 0: CARDEA_PREFETCH_BYTES, else half of it */
 } cardea_config_t;
-#define CARDEA_CONFIG_INIT {sizeof(cardea_config_t), CARDEA_BOOTSTRAP_ENVIRONMENT, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0}
+#define CARDEA_NO_CACHE UINT64_MAX
+#define CARDEA_CONFIG_INIT {sizeof(cardea_config_t), CARDEA_BOOTSTRAP_ENVIRONMENT, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0}
 
 /*
  * Joins the job and starts this rank's engine thread. Blocks until all ranks have arrived or setup_timeout has passed;
@@ -249,8 +253,13 @@ typedef struct cardea_counters {
   uint64_t bytes_network_received;   /* expert bytes this rank received from other nodes */
   uint64_t bytes_network_sent;       /* expert bytes this rank served to other nodes */
   uint64_t prefetch_bytes_wasted;    /* prefetched and dropped without having been read */
+  uint64_t cache_bytes_capacity, cache_bytes_used; /* of the node cache; 0: this rank has none */
+  uint64_t cache_hits, cache_misses; /* experts that were in the node cache already, whole or in part, when this rank wanted them; and not */
+  uint64_t cache_evicted;            /* experts that this rank pushed out of it to make room */
+  uint64_t cache_bypassed;           /* experts that came over the network for this rank alone: no room, or a holder of the lock that does not go on */
+  uint64_t cache_overdue;            /* chunks taken over from a rank that fell silent */
 } cardea_counters_t;
-#define CARDEA_COUNTERS_INIT {sizeof(cardea_counters_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define CARDEA_COUNTERS_INIT {sizeof(cardea_counters_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 CARDEA_API cardea_status_t cardea_counters_query(cardea_context_t context, cardea_counters_t *counters) CARDEA_NOEXCEPT;
 

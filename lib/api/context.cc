@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lib/api/context.h"
 
+#include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/eventfd.h>
@@ -19,6 +21,7 @@
 #include "lib/engine/asio_executor.h"
 #include "lib/transport/shm/factory.h"
 #include "lib/transport/shm/membership.h"
+#include "lib/transport/shm/node_arena.h"
 #include "lib/transport/ucx/factory.h"
 
 namespace cardea::api {
@@ -54,6 +57,7 @@ struct Context::Engine {
   std::optional<boost::asio::executor_work_guard<boost::asio::io_context::executor_type>> work{io.get_executor()};
   engine::AsioExecutor executor{io};
   std::unique_ptr<transport::Transport> shm, ucx;
+  std::optional<cache::Arena> arena;
 };
 
 Context::Context(ContextNumber number, Settings settings)
@@ -84,7 +88,13 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   node_of_ = membership->node_of;
   hosts_ = membership->host_names;
 
+  make_node_cache(*membership, deadline);
   engine::RuntimeOptions options{self_, node_of_, settings_.chunk_bytes, settings_.chunks_in_flight};
+  if (node_cache_) {
+    options.cache = node_cache_.get();
+    options.node_ranks = membership->node_ranks;
+    options.back = [arena = &*engine_->arena](std::uint64_t offset, std::uint64_t bytes) { return arena->back(offset, bytes); };
+  }
   runtime_ = std::make_unique<engine::Runtime>(engine_->executor, *this, std::move(options));
   std::vector<Rank> shm_peers;
   for (const shm::NodeLink& link : membership->links) shm_peers.push_back(link.rank);
@@ -122,6 +132,38 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_setname_np(thread_.native_handle(), "cardea-engine");
   return {};
+}
+
+void Context::make_node_cache(const shm::Membership& membership, Clock::time_point deadline) {
+  auto shared = shm::share_arena(membership, self_, settings_.cache_bytes, settings_.chunk_bytes, deadline);
+  if (!shared.ok()) {
+    log::print(log::Level::kWarn, std::to_string(self_), "cache",
+               "no node cache, so this rank fetches for itself alone: {}", shared.status().message());
+    return;
+  }
+  if (!shared->has_value()) return;
+  engine_->arena = std::move(*shared);
+  const cache::Directory& directory = engine_->arena->directory();
+  cache::NodeCacheOptions options;
+  options.locals = static_cast<std::uint32_t>(std::min<std::size_t>(membership.node_ranks.size(), cache::kMaxLocalRanks));
+  const auto self = std::find(membership.node_ranks.begin(), membership.node_ranks.end(), self_);
+  options.local = static_cast<std::uint32_t>(self - membership.node_ranks.begin());
+  options.prefetch_bytes =
+      settings_.prefetch_bytes != 0 ? settings_.prefetch_bytes : std::max<std::uint64_t>(1, directory.shape().capacity / 2);
+  // By local number: a descriptor that is readable when the process has ended, or none.
+  auto processes = std::make_shared<std::vector<UniqueFd>>(membership.node_ranks.size());
+  for (const shm::NodeLink& link : membership.links) {
+    if (!link.process.descriptor) continue;
+    const auto place = std::find(membership.node_ranks.begin(), membership.node_ranks.end(), link.rank);
+    (*processes)[static_cast<std::size_t>(place - membership.node_ranks.begin())].reset(
+        fcntl(link.process.descriptor.get(), F_DUPFD_CLOEXEC, 0));
+  }
+  options.process_ended = [processes](std::uint32_t local) {
+    if (!(*processes)[local]) return false;
+    pollfd ended{(*processes)[local].get(), POLLIN, 0};
+    return poll(&ended, 1, 0) == 1;
+  };
+  node_cache_ = std::make_unique<cache::NodeCache>(directory, engine_->arena->lock(), std::move(options));
 }
 
 Status Context::connect_ucx(bootstrap::Exchange& exchange, const Status& mine, Clock::time_point deadline) {
@@ -247,6 +289,10 @@ void Context::shut_down() {
   engine_->work.reset();
   engine_->io.stop();
   thread_.join();
+  if (node_cache_) {
+    const auto held = lock();
+    node_cache_->leave();
+  }
 }
 
 }  // namespace cardea::api

@@ -25,6 +25,10 @@ namespace cardea::bootstrap {
 class Exchange;
 }
 
+namespace cardea::shm {
+struct Membership;
+}
+
 namespace cardea::api {
 
 struct GroupObject {
@@ -76,6 +80,9 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   const std::vector<Node>& node_of() const { return node_of_; }
   const std::string& host_of(Rank rank) const { return hosts_[rank]; }
   std::string_view transport_of(Rank rank) const;
+
+  /// This rank's hand on the node cache; null if it has none.
+  const cache::NodeCache* node_cache() const { return node_cache_.get(); }
 
   int event_descriptor() const { return event_.get(); }
   void clear_event();
@@ -143,6 +150,7 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
 
   Context(ContextNumber number, Settings settings);
   Status form(bootstrap::Exchange& exchange, Clock::time_point deadline);
+  void make_node_cache(const shm::Membership& membership, Clock::time_point deadline);
   Status connect_ucx(bootstrap::Exchange& exchange, const Status& mine, Clock::time_point deadline);
   void raise_event();
   void run_callback(core::FetchNumber fetch);
@@ -153,6 +161,7 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   std::vector<Node> node_of_;
   std::vector<std::string> hosts_;
   std::unique_ptr<Engine> engine_;  // io_context, executor, transports
+  std::unique_ptr<cache::NodeCache> node_cache_;
   std::unique_ptr<engine::Runtime> runtime_;
   std::thread thread_;
   UniqueFd event_;

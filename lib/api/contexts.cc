@@ -140,6 +140,17 @@ cardea_status_t cardea_counters_query(cardea_context_t context, cardea_counters_
     out.bytes_network_received = in.runtime().bytes().network_received;
     out.bytes_network_sent = in.runtime().bytes().network_sent;
     out.prefetch_bytes_wasted = core.prefetch_bytes_wasted;
+    out.cache_bypassed = core.cache_bypassed;
+    if (const cardea::cache::NodeCache* const cache = in.node_cache(); cache != nullptr) {
+      const cardea::cache::CacheCounters& cached = cache->counters();
+      out.prefetch_bytes_wasted += cached.prefetch_bytes_wasted;
+      out.cache_bytes_capacity = cache->capacity();
+      out.cache_bytes_used = cache->used_bytes();
+      out.cache_hits = cached.hits;
+      out.cache_misses = cached.misses;
+      out.cache_evicted = cached.evicted;
+      out.cache_overdue = cached.overdue;
+    }
     write_struct(counters, out);
     return {};
   });

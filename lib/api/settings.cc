@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lib/api/settings.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <charconv>
 #include <cstring>
@@ -56,6 +58,24 @@ Result<Settings> settings_of(const cardea_config_t& config, const bootstrap::Env
       choose(config.chunks_in_flight, "chunks_in_flight", environment, "CARDEA_CHUNKS_IN_FLIGHT", {1, 1024}, 8);
   if (!chunks.ok()) return chunks.status();
   settings.chunks_in_flight = static_cast<std::uint32_t>(*chunks);
+
+  constexpr std::uint64_t kMostCache = std::uint64_t{1} << 44;
+  constexpr std::uint64_t kUsualCache = std::uint64_t{8} << 30;
+  const auto pages = static_cast<std::uint64_t>(sysconf(_SC_PHYS_PAGES));
+  const std::uint64_t eighth = pages * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE)) / 8;
+  Result<std::uint64_t> cache = number(environment, "CARDEA_CACHE_BYTES", {0, kMostCache}, std::min(eighth, kUsualCache));
+  if (!cache.ok()) return cache.status();
+  settings.cache_bytes = config.cache_bytes == 0 ? *cache : config.cache_bytes == CARDEA_NO_CACHE ? 0 : config.cache_bytes;
+  if (settings.cache_bytes != 0 && (settings.cache_bytes < settings.chunk_bytes || settings.cache_bytes > kMostCache)) {
+    return Status::error(config.cache_bytes == 0 ? CARDEA_ERR_CONFIGURATION : CARDEA_ERR_INVALID_ARGUMENT,
+                         "{} is {}; it takes 0, or a chunk ({}) to {}",
+                         config.cache_bytes == 0 ? "CARDEA_CACHE_BYTES" : "config.cache_bytes", settings.cache_bytes,
+                         settings.chunk_bytes, kMostCache);
+  }
+  Result<std::uint64_t> prefetch =
+      choose(config.prefetch_bytes, "prefetch_bytes", environment, "CARDEA_PREFETCH_BYTES", {1, kMostCache}, 0);
+  if (!prefetch.ok()) return prefetch.status();
+  settings.prefetch_bytes = *prefetch;
   return settings;
 }
 

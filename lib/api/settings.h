@@ -31,6 +31,10 @@ inline constexpr std::array kVariables = {
     Variable{"CARDEA_NODE_ID", "text", "none", "ranks of one host with different values are different nodes"},
     Variable{"CARDEA_CHUNK_BYTES", "bytes", "1048576", "network transfers move in chunks of this size, 4096 to 1073741824"},
     Variable{"CARDEA_CHUNKS_IN_FLIGHT", "number", "8", "chunks on the way to a rank at one time, 1 to 1024"},
+    Variable{"CARDEA_CACHE_BYTES", "bytes", "an eighth of the memory, at most 8 GiB",
+             "node cache, shared by the ranks of a node; its lowest rank's value counts; 0: none"},
+    Variable{"CARDEA_PREFETCH_BYTES", "bytes", "half of the node cache",
+             "of the node cache, that prefetches which nobody has read may fill"},
     Variable{"CARDEA_DEBUG", "ERROR, WARN, INFO or TRACE", "WARN", "least severe messages shown on standard error"},
 };
 
@@ -39,6 +43,8 @@ struct Settings {
   Nanoseconds setup_timeout{};
   std::uint64_t chunk_bytes = 0;
   std::uint32_t chunks_in_flight = 0;
+  std::uint64_t cache_bytes = 0;     // 0: none
+  std::uint64_t prefetch_bytes = 0;  // 0: half of the cache
 };
 
 /// `config` where it says something, else the environment, else the default. INVALID_ARGUMENT names the field,

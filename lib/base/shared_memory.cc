@@ -117,7 +117,7 @@ void MappedRange::unmap() {
   if (data_ != nullptr) munmap(data_, mapped_);
 }
 
-Result<MappedRange> MappedRange::map(int descriptor, std::uint64_t bytes, bool writable) {
+Result<MappedRange> MappedRange::map(int descriptor, std::uint64_t bytes, bool writable, Pages pages) {
   const std::uint64_t mapped = whole_pages(bytes);
   const auto failed = [&] { return Status::from_errno(errno, "mmap", fmt::format("{} bytes of shared memory", bytes)); };
   // Reserve with room for alignment, map inside, give back what is left over on both sides. Huge pages need the alignment.
@@ -137,6 +137,7 @@ Result<MappedRange> MappedRange::map(int descriptor, std::uint64_t bytes, bool w
   MappedRange range(data, mapped);
   // Refused where shared memory may have no huge pages, which is no loss of function.
   madvise(data, mapped, MADV_HUGEPAGE);
+  if (pages == Pages::kLater) return range;
   if (Status status = populate(data, mapped, descriptor, writable); !status.ok()) return status;
   return range;
 }

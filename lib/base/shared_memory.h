@@ -27,8 +27,10 @@ class MappedRange {
   MappedRange& operator=(MappedRange&& other) noexcept;
   ~MappedRange();
 
-  /// Maps `bytes` of `descriptor` from its start and brings all pages in. NO_MEMORY (address space, memory), SYSTEM.
-  static Result<MappedRange> map(int descriptor, std::uint64_t bytes, bool writable);
+  enum class Pages { kNow, kLater };
+  /// Maps `bytes` of `descriptor` from its start and brings all pages in, unless told to leave that for later. NO_MEMORY
+  /// (address space, memory), SYSTEM.
+  static Result<MappedRange> map(int descriptor, std::uint64_t bytes, bool writable, Pages pages = Pages::kNow);
 
   std::byte* data() const { return data_; }
 

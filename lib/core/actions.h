@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <variant>
 
+#include "lib/cache/directory.h"
 #include "lib/core/lane.h"
 #include "lib/core/segment_layout.h"
 #include "lib/core/slots.h"
@@ -20,7 +21,8 @@ using FetchNumber = std::uint64_t;
 using ViewNumber = std::uint64_t;
 using ChunkNumber = std::uint64_t;  // the transports' ChunkToken
 
-/// Pull a chunk of an expert into its slot; answer with Core::chunk_done.
+/// Bring a chunk of an expert to where it goes: from its source into a slot or into an entry of the node cache, or from an
+/// entry into a slot. Answer with Core::chunk_done.
 struct StartChunk {
   ChunkNumber chunk = 0;
   LaneNumber lane = 0;
@@ -29,8 +31,10 @@ struct StartChunk {
   Version version = 0;
   Rank source = kNoRank;
   SlabNumber slab = 0;
-  SlotIndex slot = 0;
+  SlotIndex slot = 0;  // unless it goes into an entry
   ChunkRange range;
+  cache::EntryIndex into = cache::kNoEntry;
+  cache::EntryIndex from = cache::kNoEntry;
 };
 
 /// Something became ready or failed in a fetch; `done` when nothing of it is outstanding any more.
@@ -49,6 +53,14 @@ struct CollectChanged {
   LayerNumber layer = 0;
 };
 
-using Action = std::variant<StartChunk, Progress, Tell, CollectChanged>;
+/// Tell other ranks of the node, by local number: an entry of the node cache has changed (Core::entry_changed), or a NIC
+/// carries nothing any more that they held back for (Core::nic_free).
+struct TellNode {
+  std::uint64_t to = 0;  // mask
+  cache::EntryIndex entry = cache::kNoEntry;
+  std::uint32_t nic = kNoNic;
+};
+
+using Action = std::variant<StartChunk, Progress, Tell, CollectChanged, TellNode>;
 
 }  // namespace cardea::core

@@ -8,7 +8,8 @@
 
 namespace cardea::core {
 
-Core::Core(CoreOptions options, std::vector<LaneLimits> lanes) : options_(options) {
+Core::Core(CoreOptions options, std::vector<LaneLimits> lanes, cache::NodeCache* cache)
+    : options_(std::move(options)), cache_(cache), held_lanes_(lanes.size()) {
   for (const LaneLimits& limits : lanes) lanes_.emplace_back(limits);
 }
 
@@ -25,8 +26,8 @@ Core::Fetch& Core::fetch_of(FetchNumber number) const {
 
 LayerNumber Core::add_layer(LayerSpec spec) {
   const LayerNumber number = next_layer_++;
-  auto added =
-      std::make_unique<Layer>(Layer{number, spec.layer_id, std::move(spec.layout), Versions(std::move(spec.members))});
+  auto added = std::make_unique<Layer>(
+      Layer{number, spec.layer_id, std::move(spec.layout), spec.key, Versions(std::move(spec.members))});
   for (const auto& [rank, why] : lost_) {
     std::vector<Notice> nothing_to_tell;  // nothing has been finished yet
     added->versions.lose(rank, departed_.contains(rank), nothing_to_tell);
@@ -60,6 +61,7 @@ Status Core::remove_layer(LayerNumber number) {
   if (of.lent != 0)
     return Status::error(CARDEA_ERR_BUSY, "layer {}: {} chunks are being sent to other ranks", of.layer_id, of.lent);
   drop_spares(number, kNoVersion);
+  if (cache_ != nullptr) cache_->retire(of.key, kNoVersion);
   layers_.erase(number);
   return {};
 }
@@ -145,7 +147,8 @@ Status Core::check(const FetchSpec& spec, const Layer& of) const {
     seen[expert] = true;
     const cardea_path_t path = of.experts[expert].options.front().path;
     if (!needs_slot(path, spec.into_slots)) continue;
-    ++slots;
+    // What the node cache takes needs a slot only to be copied into, or when the cache has no room.
+    if ((spec.into_slots && spec.wants_views) || !may_be_cached(of, path)) ++slots;
     if (!spec.slab)
       return wrong(fmt::format("expert {} of layer {} must be copied, and neither fetch nor layer names a slab", expert,
                                of.layer_id));
@@ -213,6 +216,7 @@ void Core::advance(Fetch& of, std::size_t index, Clock::time_point now) {
   }
   aim(want, *choice.source, of.spec.into_slots);
   if (!needs_slot(want.source.path, of.spec.into_slots)) return make_ready(of, index, now);
+  if (take_from_cache(of, index, now)) return;
   if (!of.spec.slab) {
     // The source that needed none is gone, and the one that is left must be copied from.
     return fail(of, index,
@@ -245,6 +249,7 @@ void Core::make_ready(Fetch& of, std::size_t index, Clock::time_point now) {
 void Core::fail(Fetch& of, std::size_t index, const Status& status, Clock::time_point now) {
   Want& want = of.wants[index];
   Layer& in = layer(of.spec.layer);
+  drop_cached(want, now);
   const TransferNumber transfer = std::exchange(want.transfer, 0);
   ErrorDetail detail = status.detail();
   detail.layer = in.layer_id;
@@ -316,6 +321,7 @@ std::vector<Delivery> Core::take(FetchNumber number, std::size_t max) {
                       .source = want.source.rank,
                       .slot = std::nullopt,
                       .slab = 0,
+                      .entry = cache::kNoEntry,
                       .segments = of.spec.segments,
                       .ready_after = want.ready_after};
     if (want.state == Want::State::kReady) {
@@ -323,8 +329,12 @@ std::vector<Delivery> Core::take(FetchNumber number, std::size_t max) {
       delivery.view = next_view_++;
       if (want.transfer != 0) {
         const Transfer& from = *transfers_.at(want.transfer);
-        delivery.slot = from.slot;
-        delivery.slab = from.slab;
+        if (from.cached()) {
+          delivery.entry = from.entry;
+        } else {
+          delivery.slot = from.slot;
+          delivery.slab = from.slab;
+        }
       }
       views_.emplace(delivery.view, View{of.spec.layer, want.expert, of.spec.version, want.transfer});
     }
@@ -426,6 +436,7 @@ void Core::send_finish_if_drained(Layer& of) {
   std::vector<Notice> notices;
   of.versions.finish(*std::exchange(of.finishing, std::nullopt), notices);
   flush(of, notices);
+  retire_cached(of);
   actions_.push_back(CollectChanged{of.number});
 }
 
@@ -462,6 +473,7 @@ Status Core::receive(LayerNumber number, Rank from, const Notice& notice, Clock:
   if (notice.kind == Notice::Kind::kPublished) {
     unpark(of, now);
   } else {
+    retire_cached(of);
     actions_.push_back(CollectChanged{number});
   }
   return {};
@@ -485,6 +497,7 @@ void Core::peer_lost(Rank rank, bool left, const Status& why, Clock::time_point 
     std::vector<Notice> notices;
     of->versions.lose(rank, left, notices);
     flush(*of, notices);
+    retire_cached(*of);
     if (!of->versions.members().contains(rank)) continue;
     unpark(*of, now);
     actions_.push_back(CollectChanged{number});
@@ -492,12 +505,15 @@ void Core::peer_lost(Rank rank, bool left, const Status& why, Clock::time_point 
   // Chunks on the way are completed by their transport; what has not started never will.
   std::vector<TransferNumber> from;
   for (const auto& [number, transfer] : transfers_) {
-    if (transfer->source.rank == rank && !transfer->complete() && !transfer->abandoned) from.push_back(number);
+    // What is copied out of the node cache is here already.
+    if (transfer->source.rank != rank || transfer->source.path == CARDEA_PATH_CACHE) continue;
+    if (!transfer->complete() && !transfer->abandoned) from.push_back(number);
   }
   for (const TransferNumber number : from) {
     if (const auto found = transfers_.find(number); found != transfers_.end())
       abandon(*found->second, why.with_peer(rank), now);
   }
+  node_rank_lost(rank, now);
 }
 
 void Core::peer_left_layer(LayerNumber number, Rank rank, Clock::time_point now) {
@@ -516,10 +532,25 @@ void Core::time_passed(Clock::time_point now) {
     deadlines_.erase(deadlines_.begin());
     fail_open(fetch_of(number), Status(CARDEA_ERR_TIMEOUT, "the fetch's deadline has passed"), now);
   }
+  while (!rechecks_.empty() && rechecks_.begin()->first <= now) {
+    Transfer& transfer = *transfers_.at(rechecks_.begin()->second);
+    set_recheck(transfer, std::nullopt);
+    refresh(transfer, now);
+  }
+  for (LaneNumber lane = 0; lane < held_lanes_.size(); ++lane) {
+    if (held_lanes_[lane].recheck && *held_lanes_[lane].recheck <= now) pump(lane, now);
+  }
 }
 
 std::optional<Clock::time_point> Core::next_deadline() const {
-  return deadlines_.empty() ? std::nullopt : std::optional(deadlines_.begin()->first);
+  std::optional<Clock::time_point> next;
+  const auto consider = [&](Clock::time_point time) { next = std::min(next.value_or(time), time); };
+  if (!deadlines_.empty()) consider(deadlines_.begin()->first);
+  if (!rechecks_.empty()) consider(rechecks_.begin()->first);
+  for (const HeldLane& held : held_lanes_) {
+    if (held.recheck) consider(*held.recheck);
+  }
+  return next;
 }
 
 Version Core::published(LayerNumber number, Rank source) const {

@@ -13,6 +13,11 @@
 // A *transfer* fills one slot of a slab with one expert at one version; any number of wants share it (single flight), and
 // when none is left its slot is spare: a later want finds the expert there unless the slot was needed.
 //
+// Where several ranks of a node take part, what comes over the network comes once for all of them: the transfer fills an
+// entry of the node cache (lib/cache), together with whoever of the node wants the same, and needs no credit. Views of it
+// lie in the cache; a fetch that wants slots has it copied from there. Without room in the cache, or without its lock, a
+// rank fetches into a slot of its own.
+//
 // Not thread-safe: one mutex outside guards it. Numbers handed out are never reused.
 #pragma once
 
@@ -27,6 +32,7 @@
 #include <vector>
 
 #include "lib/base/status.h"
+#include "lib/cache/node_cache.h"
 #include "lib/core/actions.h"
 
 namespace cardea::core {
@@ -47,6 +53,7 @@ struct LayerSpec {
   std::uint32_t layer_id = 0;  // for messages
   Membership members;
   SegmentLayout layout;
+  LayerKey key;  // in the node cache
 };
 
 struct FetchSpec {
@@ -71,6 +78,7 @@ struct Delivery {
   Rank source = kNoRank;
   std::optional<SlotIndex> slot;
   SlabNumber slab = 0;
+  cache::EntryIndex entry = cache::kNoEntry;  // it lies in the node cache
   SegmentMask segments = 0;
   Nanoseconds ready_after{0};
 };
@@ -88,18 +96,23 @@ struct FetchCounts {
 struct CoreCounters {
   std::map<cardea_path_t, std::uint64_t> ready;
   std::uint64_t failed = 0;
-  std::uint64_t prefetch_bytes_wasted = 0;
+  std::uint64_t prefetch_bytes_wasted = 0;  // in slots; those in the node cache are counted there
+  std::uint64_t cache_bypassed = 0;         // experts that came over the network without the node cache that should have
+  std::uint64_t chunks_started = 0;
 };
 
 struct CoreOptions {
   std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
   /// False: sources in the order of their numbers. For ablation.
   bool stagger = true;
+  LaneNumber copy_lane = 1;  // on which experts are copied out of the node cache
+  std::vector<Rank> node_ranks;  // of this rank's node, by local number in the node cache; without one, empty
 };
 
 class Core {
  public:
-  Core(CoreOptions options, std::vector<LaneLimits> lanes);
+  /// `cache` may be null, and must outlive the core.
+  Core(CoreOptions options, std::vector<LaneLimits> lanes, cache::NodeCache* cache = nullptr);
   ~Core();
   Core(const Core&) = delete;
   Core& operator=(const Core&) = delete;
@@ -153,6 +166,9 @@ class Core {
   /// A rank that is alive has ended its part in a layer.
   void peer_left_layer(LayerNumber layer, Rank rank, Clock::time_point now);
   void time_passed(Clock::time_point now);
+  /// What another rank's TellNode says. Any entry and NIC may be named; those that do not concern this rank are passed over.
+  void entry_changed(cache::EntryIndex entry, Clock::time_point now);
+  void nic_free(std::uint32_t nic, Clock::time_point now);
   /// When time_passed should be called next.
   std::optional<Clock::time_point> next_deadline() const;
 
@@ -222,16 +238,48 @@ class Core {
   void abandon(Transfer& transfer, const Status& why, Clock::time_point now);
   void retire_if_drained(Transfer& transfer, Clock::time_point now);
   bool take_back_undelivered(Slab& slab, const std::set<FetchNumber>& waited_for, Clock::time_point now);
-  void pump(LaneNumber lane);
+  void pump(LaneNumber lane, Clock::time_point now);
+  std::size_t held_classes(LaneNumber lane, Clock::time_point now);
+  void start(Transfer& transfer, std::size_t chunk, LaneNumber lane, Class urgency, Clock::time_point now);
+  void take_off(Transfer& transfer);
+
+  // cached.cc: transfers into the node cache
+  bool may_be_cached(const Layer& layer, cardea_path_t path) const;
+  bool take_from_cache(Fetch& fetch, std::size_t want, Clock::time_point now);
+  Transfer* open_cached(Fetch& fetch, const Want& want, cache::Refusal& why);
+  void refresh(Transfer& transfer, Clock::time_point now);
+  bool note_done(Transfer& transfer);
+  void look_for_chunks(Transfer& transfer, Clock::time_point now);
+  std::optional<std::size_t> claim(Transfer& transfer, Clock::time_point now);
+  void cached_chunk_done(Transfer& transfer, std::size_t chunk, const Status& status, Clock::time_point now);
+  void divert(Transfer& transfer, const Status& why, Clock::time_point now);
+  void deliver_cached(Transfer& transfer, Clock::time_point now);
+  void close_cached(Transfer& transfer);
+  void set_recheck(Transfer& transfer, std::optional<Clock::time_point> when);
+  void drop_cached(Want& want, Clock::time_point now);
+  void let_go_of_origin(Transfer& transfer, Clock::time_point now);
+  void retire_cached(Layer& layer);
+  void node_rank_lost(Rank rank, Clock::time_point now);
+  void tell_node(cache::LocalMask to, cache::EntryIndex entry, std::uint32_t nic);
 
   CoreOptions options_;
   std::vector<Lane> lanes_;
+  cache::NodeCache* cache_;
   std::map<LayerNumber, std::unique_ptr<Layer>> layers_;
   std::map<SlabNumber, std::unique_ptr<Slab>> slabs_;
   std::unordered_map<FetchNumber, std::unique_ptr<Fetch>> fetches_;
   std::unordered_map<TransferNumber, std::unique_ptr<Transfer>> transfers_;
   std::unordered_map<ViewNumber, View> views_;
   std::set<std::pair<Clock::time_point, FetchNumber>> deadlines_;
+  std::map<std::tuple<LayerNumber, ExpertIndex, Version>, TransferNumber> cached_;  // transfers into the node cache
+  std::unordered_map<cache::EntryIndex, TransferNumber> by_entry_;                   // the same ones
+  std::set<std::pair<Clock::time_point, TransferNumber>> rechecks_;                  // of those that wait for other ranks
+  struct HeldLane {
+    std::optional<Clock::time_point> recheck;  // some class of it is held back for other ranks of the node
+    std::uint64_t chunks_then = 0;             // that the NIC had carried when it began to wait
+  };
+  std::vector<HeldLane> held_lanes_;
+  Nanoseconds chunk_time_{0};  // how long chunks of the network take, smoothed
   std::map<Rank, Status> lost_;
   std::set<Rank> departed_;  // of the lost ones, those that left of their own will
   std::vector<Action> actions_;

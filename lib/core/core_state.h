@@ -24,7 +24,8 @@ struct Core::Want {
   ExpertIndex expert = 0;
   State state = State::kNew;
   SourceOption source;
-  TransferNumber transfer = 0;  // while moving, ready or delivered from a slot
+  TransferNumber transfer = 0;  // while moving, ready or delivered from a slot or from the node cache
+  TransferNumber cached = 0;    // while starved: it lies in the node cache and wants to be copied into a slot
   Status status;
   Nanoseconds ready_after{0};
 };
@@ -39,6 +40,7 @@ struct Core::Fetch {
   std::uint32_t failed = 0;
   Status first_failure;
   bool gang_queued = false;
+  std::optional<std::uint64_t> cache_tick;  // of the node cache, when this first turned to it
 
   std::uint32_t count(Want::State state) const { return in_state[static_cast<std::size_t>(state)]; }
   std::uint32_t outstanding() const {
@@ -56,6 +58,7 @@ struct Core::Layer {
   LayerNumber number = 0;
   std::uint32_t layer_id = 0;
   SegmentLayout layout;
+  LayerKey key;
   Versions versions;
   std::vector<ExpertSources> experts;  // empty until all members have told
   std::set<Rank> left;                 // ended their part in it
@@ -64,6 +67,7 @@ struct Core::Layer {
   std::optional<Version> finishing;       // asked for; told to others once nothing of it drains any more
   std::uint32_t draining = 0;             // abandoned transfers with chunks in flight
   std::uint32_t lent = 0;                 // chunks that others are being sent
+  std::optional<Version> retired;         // dropped from the node cache up to here
 
   bool finished(Version version) const {
     const auto done = versions.finished();
@@ -98,6 +102,7 @@ struct Core::Transfer {
     ChunkRange range;
     Class urgency = Class::kDemand;  // when it was started
     bool done = false;
+    Clock::time_point started{};
   };
   TransferNumber number = 0;
   SlabNumber slab = 0;
@@ -120,8 +125,17 @@ struct Core::Transfer {
   bool spare = false;
   bool read = false;  // some demand got it; else its bytes were wasted when it is dropped
   std::uint64_t bytes_done = 0;
+  // into the node cache: `chunks` are all of the expert's, whoever moves them
+  cache::EntryIndex entry = cache::kNoEntry;
+  std::size_t first_open = 0;  // chunks before it are done
+  bool moved_here = false;     // this rank has moved some of it
+  std::optional<Clock::time_point> recheck;
+  TransferNumber origin = 0;  // out of the node cache: the transfer that holds the entry
 
-  bool complete() const { return in_flight == 0 && next_chunk == chunks.size(); }
+  bool cached() const { return entry != cache::kNoEntry; }
+  bool complete() const {
+    return in_flight == 0 && (cached() ? (requested & ~present) == 0 : next_chunk == chunks.size());
+  }
   static ChunkNumber token(TransferNumber transfer, std::size_t chunk) { return transfer << 24 | chunk; }
   static TransferNumber transfer_of(ChunkNumber token) { return token >> 24; }
   static std::size_t chunk_of(ChunkNumber token) { return token & 0xFFFFFF; }

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // One lane's queue: which transfer may start its next chunk. Classes go in strict order, save that at most one chunk in
 // twenty (5%) goes to a class that was passed over, the one passed over most; classes other than demand keep at most two
-// chunks on the lane, since what is on its way cannot be called back. Plain data structure: no threads, no I/O, no clock.
+// chunks on the lane, and prefetches and placements one, since what is on its way cannot be called back. Plain data
+// structure: no threads, no I/O, no clock.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <list>
@@ -17,10 +19,14 @@ inline constexpr std::size_t kClasses = 4;
 
 using TransferNumber = std::uint64_t;
 
+inline constexpr std::uint32_t kNoNic = UINT32_MAX;
+
 struct LaneLimits {
   std::uint32_t chunks = 8;             // on the lane at one time, over all classes
   std::uint32_t background_chunks = 2;  // of them, of each class but demand
+  std::uint32_t idle_chunks = 1;        // of them, of each class that uses idle lanes only: prefetch and placement
   std::uint32_t aging = 20;             // every so many chunks, one goes to a class that was passed over; 0: never
+  std::uint32_t nic = kNoNic;           // of the node, through which the lane goes; shared with the node's other ranks
 };
 
 class Lane {
@@ -40,11 +46,13 @@ class Lane {
     TransferNumber transfer;
     Class urgency;
   };
-  std::optional<Choice> next() const {
+  /// Classes from `held` on are held back.
+  std::optional<Choice> next(std::size_t held = kClasses) const {
     if (in_flight_total_ >= limits_.chunks) return std::nullopt;
     std::size_t chosen = kClasses;
     for (std::size_t c = 0; c < kClasses; ++c) {
       if (!may_start(c)) continue;
+      if (c >= held) break;
       if (chosen == kClasses) {
         chosen = c;
         if (limits_.aging == 0 || since_jump_ + 1 < limits_.aging) break;
@@ -75,13 +83,18 @@ class Lane {
     --in_flight_[index(urgency)];
   }
 
+  /// The classes that have something to start now, less urgent than demand.
+  bool background_waits(std::size_t c) const { return c != index(Class::kDemand) && may_start(c); }
+  const LaneLimits& limits() const { return limits_; }
   std::uint32_t in_flight() const { return in_flight_total_; }
   std::uint32_t in_flight(Class urgency) const { return in_flight_[index(urgency)]; }
 
  private:
   static std::size_t index(Class urgency) { return static_cast<std::size_t>(urgency); }
   bool may_start(std::size_t c) const {
-    return !queues_[c].empty() && (c == index(Class::kDemand) || in_flight_[c] < limits_.background_chunks);
+    if (queues_[c].empty() || c == index(Class::kDemand)) return !queues_[c].empty();
+    const bool idle_only = c >= index(Class::kPrefetch);
+    return in_flight_[c] < (idle_only ? std::min(limits_.idle_chunks, limits_.background_chunks) : limits_.background_chunks);
   }
 
   LaneLimits limits_;

@@ -24,6 +24,11 @@ void Core::queue_gang(Fetch& of, Clock::time_point now) {
   // A gang is reserved whole, so it waits until no want of it is parked any more.
   if (!of.spec.gang || of.gang_queued || of.count(Want::State::kStarved) == 0) return;
   if (of.count(Want::State::kNew) + of.count(Want::State::kParked) != 0) return;
+  // Nor while some of it is still on its way into the node cache, to be copied from there.
+  const bool being_cached = of.spec.into_slots && std::any_of(of.wants.begin(), of.wants.end(), [&](const Want& want) {
+    return want.state == Want::State::kMoving && transfers_.at(want.transfer)->cached();
+  });
+  if (being_cached) return;
   Slab& slab = *slabs_.at(*of.spec.slab);
   if (of.count(Want::State::kStarved) > slab.slots.count()) {
     const auto too_large = Status::error(CARDEA_ERR_LIMIT, "a gang of {} slots; the slab has {}",
@@ -65,19 +70,26 @@ bool Core::feed_front(Slab& slab, Clock::time_point now) {
 
 bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point now) {
   Want& want = of.wants[index];
-  // While it waited, its source may have gone, or a better one come.
-  const Choice choice = choose(layer(of.spec.layer), want.expert, of.spec);
-  if (choice.kind != Choice::Kind::kUse || !needs_slot(choice.source->path, of.spec.into_slots)) {
-    advance(of, index, now);  // parks it, fails it, or makes it ready where it lies
-    return true;
+  if (want.cached != 0) {
+    want.source.path = CARDEA_PATH_CACHE;
+    want.source.lane = options_.copy_lane;
+  } else {
+    // While it waited, its source may have gone, or a better one come.
+    const Choice choice = choose(layer(of.spec.layer), want.expert, of.spec);
+    if (choice.kind != Choice::Kind::kUse || !needs_slot(choice.source->path, of.spec.into_slots)) {
+      advance(of, index, now);  // parks it, fails it, or makes it ready where it lies
+      return true;
+    }
+    aim(want, *choice.source, of.spec.into_slots);
+    if (!of.spec.gang && take_from_cache(of, index, now)) return true;
   }
-  aim(want, *choice.source, of.spec.into_slots);
   const Slab::Key key{of.spec.layer, want.expert, of.spec.version};
   if (const auto held = slab.index.find(key); held != slab.index.end()) {
     if (join(of, index, *transfers_.at(held->second), now)) return true;
     slab.index.erase(key);  // lacks segments that its source can no longer send; its readers keep it
   }
   if (!make_room(slab, 1, of.spec.urgency, now)) return false;
+  if (may_be_cached(layer(of.spec.layer), want.source.path)) ++counters_.cache_bypassed;
   return join(of, index, open_transfer(slab, of, want), now);
 }
 
@@ -207,20 +219,33 @@ Core::Transfer& Core::open_transfer(Slab& slab, Fetch& of, const Want& want) {
   if (opened.urgency != Class::kDemand) slab.yielding.insert(number);
   slab.transfer_in[opened.slot] = number;
   slab.index[{opened.layer, opened.expert, opened.version}] = number;
+  if (want.cached != 0) {
+    opened.origin = want.cached;
+    ++transfers_.at(want.cached)->pins;
+  }
   return opened;
 }
 
 bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_point now) {
+  Want& want = of.wants[index];
   const SegmentMask more = of.spec.segments & ~transfer.requested;
-  if (more != 0 && lost_.contains(transfer.source.rank)) return false;
+  if (more != 0 && transfer.source.path == CARDEA_PATH_CACHE) {
+    if (transfer.origin == 0) {
+      if (want.cached == 0) return false;
+      transfer.origin = want.cached;
+      ++transfers_.at(want.cached)->pins;
+    }
+  } else if (more != 0 && lost_.contains(transfer.source.rank)) {
+    return false;
+  }
   if (transfer.spare) {
     slabs_.at(transfer.slab)->slots.reuse(transfer.slot);
     transfer.spare = false;
   }
-  Want& want = of.wants[index];
   want.transfer = transfer.number;
   want.source = transfer.source;
   ++transfer.pins;
+  drop_cached(want, now);
   if (of.spec.wants_views) transfer.read = true;
   of.move(want, Want::State::kMoving);
   promote(transfer, of.spec.urgency);
@@ -232,7 +257,7 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
     make_ready(of, index, now);
   } else {
     transfer.waiting.push_back({of.number, index});
-    pump(transfer.source.lane);
+    pump(transfer.source.lane, now);
   }
   return true;
 }
@@ -255,7 +280,7 @@ void Core::promote(Transfer& transfer, Class urgency) {
     lane.remove(*transfer.queued, transfer.urgency);
     transfer.queued = lane.add(transfer.number, urgency);
   }
-  if (urgency == Class::kDemand) slabs_.at(transfer.slab)->yielding.erase(transfer.number);
+  if (urgency == Class::kDemand && !transfer.cached()) slabs_.at(transfer.slab)->yielding.erase(transfer.number);
   transfer.urgency = urgency;
 }
 
@@ -263,6 +288,7 @@ void Core::unpin(Transfer& transfer, Clock::time_point now) {
   if (--transfer.pins != 0) return;
   if (transfer.abandoned) return retire_if_drained(transfer, now);
   if (!transfer.complete()) return abandon(transfer, Status(CARDEA_ERR_CANCELED, "nobody wants it any more"), now);
+  if (transfer.cached()) return close_cached(transfer);
   Slab& slab = *slabs_.at(transfer.slab);
   slab.yielding.erase(transfer.number);
   const auto indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
@@ -280,16 +306,20 @@ void Core::unpin(Transfer& transfer, Clock::time_point now) {
 void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now) {
   if (transfer.abandoned) return;
   transfer.abandoned = true;
-  if (transfer.queued) {
-    lanes_[transfer.source.lane].remove(*transfer.queued, transfer.urgency);
-    transfer.queued.reset();
+  take_off(transfer);
+  if (transfer.cached()) {
+    set_recheck(transfer, std::nullopt);
+    cached_.erase({transfer.layer, transfer.expert, transfer.version});
+    by_entry_.erase(transfer.entry);
+    cache_->wait_for(transfer.entry, false);
+  } else {
+    Slab& slab = *slabs_.at(transfer.slab);
+    slab.yielding.erase(transfer.number);
+    const auto indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
+    if (indexed != slab.index.end() && indexed->second == transfer.number) slab.index.erase(indexed);
+    if (!transfer.read) counters_.prefetch_bytes_wasted += transfer.bytes_done;
   }
-  Slab& slab = *slabs_.at(transfer.slab);
-  slab.yielding.erase(transfer.number);
-  const auto indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
-  if (indexed != slab.index.end() && indexed->second == transfer.number) slab.index.erase(indexed);
   if (transfer.in_flight != 0) ++layer(transfer.layer).draining;
-  if (!transfer.read) counters_.prefetch_bytes_wasted += transfer.bytes_done;
 
   ErrorDetail detail = why.detail();
   detail.peer = transfer.source.rank;
@@ -297,13 +327,21 @@ void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now)
   detail.bytes = transfer.bytes_done;
   const Status status = why.with_detail(detail);
   ++transfer.pins;  // it must outlive the wants that are about to leave it
-  for (const WantRef& ref : std::exchange(transfer.waiting, {})) fail(fetch_of(ref.fetch), ref.want, status, now);
+  std::set<FetchNumber> gangs;
+  for (const WantRef& ref : std::exchange(transfer.waiting, {})) {
+    Fetch& of = fetch_of(ref.fetch);
+    fail(of, ref.want, status, now);
+    if (of.spec.gang && transfer.cached()) gangs.insert(ref.fetch);
+  }
+  for (const FetchNumber gang : gangs) queue_gang(fetch_of(gang), now);  // it may have waited for these alone
   --transfer.pins;
   retire_if_drained(transfer, now);
 }
 
 void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
   if (!transfer.abandoned || transfer.in_flight != 0 || transfer.pins != 0) return;
+  if (transfer.cached()) return close_cached(transfer);
+  let_go_of_origin(transfer, now);
   Slab& slab = *slabs_.at(transfer.slab);
   slab.transfer_in[transfer.slot] = 0;
   slab.slots.give_back(transfer.slot);
@@ -313,23 +351,80 @@ void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
 
 // ---------------------------------------------------------------- lanes
 
-void Core::pump(LaneNumber number) {
-  Lane& lane = lanes_[number];
-  while (const auto choice = lane.next()) {
-    Transfer& transfer = *transfers_.at(choice->transfer);
-    const std::size_t index = transfer.next_chunk++;
-    Transfer::Chunk& chunk = transfer.chunks[index];
-    chunk.urgency = choice->urgency;
-    ++transfer.in_flight;
-    ++chunks_in_flight_;
-    lane.started(choice->urgency);
-    if (transfer.next_chunk == transfer.chunks.size()) {
-      lane.remove(*transfer.queued, transfer.urgency);
-      transfer.queued.reset();
+void Core::take_off(Transfer& transfer) {
+  if (!transfer.queued) return;
+  lanes_[transfer.source.lane].remove(*transfer.queued, transfer.urgency);
+  transfer.queued.reset();
+}
+
+std::size_t Core::held_classes(LaneNumber number, Clock::time_point now) {
+  // What is less urgent than what other ranks of the node have on the same NIC waits, but for aging's share: one of its
+  // chunks for so many that the NIC carries.
+  constexpr Nanoseconds kLookAgain = std::chrono::milliseconds(5);
+  const Lane& lane = lanes_[number];
+  HeldLane& held = held_lanes_[number];
+  const std::uint32_t nic = lane.limits().nic;
+  const bool waited = held.recheck.has_value();
+  held.recheck.reset();
+  if (cache_ == nullptr || nic == kNoNic) return kClasses;
+  for (std::size_t c = 1; c < kClasses; ++c) {
+    if (!lane.background_waits(c) || !cache_->others_more_urgent(nic, static_cast<std::uint32_t>(c))) continue;
+    cache_->hold_back(nic);
+    if (!cache_->others_more_urgent(nic, static_cast<std::uint32_t>(c))) continue;  // it ended just now, and told nobody
+    const std::uint64_t carried = cache_->chunks_started(nic);
+    if (!waited) held.chunks_then = carried;
+    held.recheck = now + kLookAgain;
+    if (lane.limits().aging != 0 && carried - held.chunks_then >= lane.limits().aging) {
+      held.chunks_then = carried;
+      return kClasses;
     }
-    actions_.push_back(StartChunk{Transfer::token(transfer.number, index), number, transfer.layer, transfer.expert,
-                                  transfer.version, transfer.source.rank, transfer.slab, transfer.slot, chunk.range});
+    return c;
   }
+  return kClasses;
+}
+
+void Core::pump(LaneNumber number, Clock::time_point now) {
+  Lane& lane = lanes_[number];
+  while (const auto choice = lane.next(held_classes(number, now))) {
+    Transfer& transfer = *transfers_.at(choice->transfer);
+    if (transfer.cached()) {
+      const auto index = claim(transfer, now);
+      if (index) {
+        start(transfer, *index, number, choice->urgency, now);
+      } else {
+        take_off(transfer);  // others are at what is left of it
+        set_recheck(transfer, cache_->overdue_at(transfer.entry));
+      }
+      continue;
+    }
+    const std::size_t index = transfer.next_chunk++;
+    if (transfer.next_chunk == transfer.chunks.size()) take_off(transfer);
+    start(transfer, index, number, choice->urgency, now);
+  }
+}
+
+void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class urgency, Clock::time_point now) {
+  Transfer::Chunk& chunk = transfer.chunks[index];
+  chunk.urgency = urgency;
+  chunk.started = now;
+  ++transfer.in_flight;
+  ++chunks_in_flight_;
+  ++counters_.chunks_started;
+  lanes_[number].started(urgency);
+  const std::uint32_t nic = lanes_[number].limits().nic;
+  if (cache_ != nullptr && nic != kNoNic) cache_->start_on(nic, static_cast<std::uint32_t>(urgency), chunk.range.bytes);
+  StartChunk action{Transfer::token(transfer.number, index),
+                    number,
+                    transfer.layer,
+                    transfer.expert,
+                    transfer.version,
+                    transfer.source.rank,
+                    transfer.slab,
+                    transfer.slot,
+                    chunk.range};
+  action.into = transfer.entry;
+  if (transfer.origin != 0) action.from = transfers_.at(transfer.origin)->entry;
+  actions_.push_back(action);
 }
 
 void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point now) {
@@ -340,7 +435,13 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   lanes_[lane].finished(chunk.urgency);
   --chunks_in_flight_;
   --transfer.in_flight;
-  if (transfer.abandoned) {
+  const std::uint32_t nic = lanes_[lane].limits().nic;
+  if (cache_ != nullptr && nic != kNoNic) {
+    tell_node(cache_->finish_on(nic, static_cast<std::uint32_t>(chunk.urgency), chunk.range.bytes), cache::kNoEntry, nic);
+  }
+  if (transfer.cached()) {
+    cached_chunk_done(transfer, Transfer::chunk_of(token), status, now);
+  } else if (transfer.abandoned) {
     if (status.ok() && !transfer.read) counters_.prefetch_bytes_wasted += chunk.range.bytes;
     if (transfer.in_flight == 0) {
       Layer& of = layer(transfer.layer);
@@ -362,9 +463,10 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
       if (complete) ready.push_back(ref);
       return complete;
     });
+    if (transfer.complete()) let_go_of_origin(transfer, now);
     for (const WantRef& ref : ready) make_ready(fetch_of(ref.fetch), ref.want, now);
   }
-  pump(lane);
+  pump(lane, now);
 }
 
 }  // namespace cardea::core

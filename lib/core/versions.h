@@ -59,6 +59,11 @@ class Versions {
   bool valid_here(Version version) const { return own_ == version; }
   /// Everything up to here was finished by this rank; nothing is while there is no value.
   std::optional<Version> finished() const { return finished_; }
+  /// Everything up to here was finished by all ranks of this node.
+  std::optional<Version> finished_by_node() const {
+    const auto found = node_finished_.find(members_.own_node());
+    return found == node_finished_.end() ? std::nullopt : std::optional(found->second);
+  }
 
  private:
   std::optional<Rank> leader(Node node) const;

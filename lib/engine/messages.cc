@@ -8,7 +8,7 @@ namespace {
 
 constexpr auto kMaxErrorCode = static_cast<std::uint32_t>(-CARDEA_ERR_INTERNAL);
 
-enum class Opcode : std::uint8_t { kLayerAnnounce = 1, kLayerNotice = 2, kLayerLeft = 3, kRegionsGone = 4, kGoodbye = 5 };
+enum class Opcode : std::uint8_t { kLayerAnnounce = 1, kLayerNotice = 2, kLayerLeft = 3, kRegionsGone = 4, kGoodbye = 5, kNodeNotice = 6 };
 
 void put(WireWriter& out, const LayerKey& key) {
   out.number(key.group).number(key.layer);
@@ -149,6 +149,8 @@ Bytes encode(const Message& message) {
   } else if (const auto* gone = std::get_if<RegionsGone>(&message)) {
     out.number(static_cast<std::uint8_t>(Opcode::kRegionsGone)).number(static_cast<std::uint32_t>(gone->regions.size()));
     for (const std::uint32_t region : gone->regions) out.number(region);
+  } else if (const auto* node = std::get_if<NodeNotice>(&message)) {
+    out.number(static_cast<std::uint8_t>(Opcode::kNodeNotice)).number(node->entry).number(node->nic);
   } else {
     out.number(static_cast<std::uint8_t>(Opcode::kGoodbye));
   }
@@ -179,6 +181,13 @@ Result<Message> decode(ByteView bytes) {
     case Opcode::kGoodbye:
       if (const Status status = in.finish("goodbye"); !status.ok()) return status;
       return Message(Goodbye{});
+    case Opcode::kNodeNotice: {
+      NodeNotice notice;
+      notice.entry = in.number<std::uint32_t>();
+      notice.nic = in.number<std::uint32_t>();
+      if (const Status status = in.finish("node notice"); !status.ok()) return status;
+      return Message(notice);
+    }
   }
   if (bytes.empty()) return Status(CARDEA_ERR_PROTOCOL, "an empty message");
   return Status::error(CARDEA_ERR_PROTOCOL, "unknown opcode {}", std::to_integer<unsigned>(bytes[0]));

@@ -9,7 +9,9 @@
 #include <vector>
 
 #include "lib/base/status.h"
+#include "lib/cache/directory.h"
 #include "lib/core/segment_layout.h"
+#include "lib/core/lane.h"
 #include "lib/core/versions.h"
 
 namespace cardea::engine {
@@ -64,10 +66,16 @@ struct RegionsGone {
   std::vector<std::uint32_t> regions;
 };
 
+/// To a rank of the sender's node: core::TellNode.
+struct NodeNotice {
+  std::uint32_t entry = cache::kNoEntry;
+  std::uint32_t nic = core::kNoNic;
+};
+
 /// The sender leaves the job of its own will.
 struct Goodbye {};
 
-using Message = std::variant<LayerAnnounce, LayerNotice, LayerLeft, RegionsGone, Goodbye>;
+using Message = std::variant<LayerAnnounce, LayerNotice, LayerLeft, RegionsGone, Goodbye, NodeNotice>;
 
 /// Caps on what a peer may claim.
 inline constexpr std::uint32_t kMaxExperts = 65536;
@@ -78,7 +86,7 @@ inline constexpr std::size_t kMaxDescriptor = 8192;  // of the ucx transport: an
 Bytes encode(const Message& message);
 /// PROTOCOL says what was malformed.
 Result<Message> decode(ByteView bytes);
-/// The layer that a message is about; nothing for RegionsGone and Goodbye.
+/// The layer that a message is about; nothing for RegionsGone, Goodbye and NodeNotice.
 std::optional<LayerKey> layer_of(const Message& message);
 
 }  // namespace cardea::engine

@@ -56,6 +56,14 @@ Status Runtime::receive(Rank from, ByteView bytes) {
     return {};
   }
 
+  if (const auto* notice = std::get_if<NodeNotice>(&*message)) {
+    if (options_.node_of[from] != options_.node_of[options_.self])
+      return Status::error(CARDEA_ERR_PROTOCOL, "rank {} of another node speaks of this node's cache", from);
+    if (notice->entry != cache::kNoEntry) core_.entry_changed(notice->entry, now());
+    if (notice->nic != core::kNoNic) core_.nic_free(notice->nic, now());
+    return {};
+  }
+
   const LayerKey key = *layer_of(*message);
   const auto found = layers_.find(key);
   if (found == layers_.end() || early_.contains(key)) {

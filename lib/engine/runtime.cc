@@ -2,6 +2,7 @@
 #include "lib/engine/runtime.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "lib/base/log.h"
 
@@ -15,6 +16,7 @@ constexpr core::LaneNumber kNodeCopy = 1;
 std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
   std::vector<core::LaneLimits> limits(2);
   limits[kNetworkIn].chunks = options.chunks_in_flight;
+  limits[kNetworkIn].nic = 0;
   limits[kNodeCopy].chunks = 4;
   return limits;
 }
@@ -26,7 +28,8 @@ Runtime::Runtime(Executor& executor, Observer& observer, RuntimeOptions options)
       observer_(observer),
       options_(std::move(options)),
       name_(std::to_string(options_.self)),
-      core_({.chunk_bytes = options_.chunk_bytes}, lane_limits(options_)) {}
+      core_({.chunk_bytes = options_.chunk_bytes, .copy_lane = kNodeCopy, .node_ranks = options_.node_ranks},
+            lane_limits(options_), options_.cache) {}
 
 Runtime::~Runtime() = default;
 
@@ -39,12 +42,15 @@ void Runtime::attach(std::vector<transport::Transport*> route) {
 void Runtime::dispatch() {
   for (const core::Action& action : core_.take_actions()) {
     if (const auto* start = std::get_if<core::StartChunk>(&action)) {
-      enqueue(
-          [transport = route_[start->source], order = order_for(*start)]() mutable { transport->start(std::move(order)); });
+      carry_out(*start);
     } else if (const auto* progress = std::get_if<core::Progress>(&action)) {
       observer_.on_progress(progress->fetch, progress->done);
     } else if (const auto* tell = std::get_if<core::Tell>(&action)) {
       send(tell->notice.to, LayerNotice{by_number_.at(tell->layer)->key, tell->notice});
+    } else if (const auto* node = std::get_if<core::TellNode>(&action)) {
+      for (std::size_t local = 0; local < options_.node_ranks.size(); ++local) {
+        if (node->to >> local & 1) send(options_.node_ranks[local], NodeNotice{node->entry, node->nic});
+      }
     } else {
       observer_.on_change();
     }
@@ -88,9 +94,51 @@ void Runtime::arm_timer() {
   });
 }
 
+void Runtime::carry_out(const core::StartChunk& start) {
+  if (start.from != cache::kNoEntry) return copy_from_cache(start);
+  transport::ChunkOrder order = order_for(start);
+  if (start.into == cache::kNoEntry || !options_.back) {
+    return enqueue([transport = route_[start.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });
+  }
+  const std::uint64_t offset = options_.cache->offset(start.into) + start.range.offset;
+  enqueue([this, transport = route_[start.source], offset, order = std::move(order)]() mutable {
+    if (const Status status = options_.back(offset, order.bytes); !status.ok()) {
+      return on_chunk_done(order.token, Status(CARDEA_ERR_NO_MEMORY, status.message()));
+    }
+    transport->start(std::move(order));
+  });
+}
+
+std::byte* Runtime::slot_of(const core::StartChunk& start, const LayerRecord& layer, std::size_t segment) const {
+  if (start.into != cache::kNoEntry) return options_.cache->payload(start.into) + layer.layout.offset(segment);
+  return slabs_.at(start.slab)->row(segment, start.slot);
+}
+
+void Runtime::copy_from_cache(const core::StartChunk& start) {
+  const LayerRecord& layer = *by_number_.at(start.layer);
+  struct Piece {
+    std::byte* to;
+    const std::byte* from;
+    std::uint64_t bytes;
+  };
+  std::vector<Piece> pieces;
+  std::uint64_t payload = 0;
+  const std::byte* const entry = options_.cache->payload(start.from);
+  layer.layout.for_each_piece(start.range.offset, start.range.bytes,
+                              [&](std::size_t segment, std::uint64_t offset, std::uint64_t bytes) {
+                                pieces.push_back({slot_of(start, layer, segment) + offset,
+                                                  entry + layer.layout.offset(segment) + offset, bytes});
+                                payload += bytes;
+                              });
+  in_flight_[start.chunk] = {CARDEA_PATH_CACHE, payload};
+  enqueue([this, token = start.chunk, pieces = std::move(pieces)] {
+    for (const Piece& piece : pieces) std::memcpy(piece.to, piece.from, piece.bytes);
+    on_chunk_done(token, {});
+  });
+}
+
 transport::ChunkOrder Runtime::order_for(const core::StartChunk& start) {
   const LayerRecord& layer = *by_number_.at(start.layer);
-  const SlabRecord& slab = *slabs_.at(start.slab);
   const SourceRecord& source = layer.sources.at(start.source);
   const std::size_t local = source.local_of.at(start.expert);
 
@@ -104,7 +152,7 @@ transport::ChunkOrder Runtime::order_for(const core::StartChunk& start) {
   std::uint64_t payload = 0;
   layer.layout.for_each_piece(order.offset, order.bytes,
                               [&](std::size_t segment, std::uint64_t offset, std::uint64_t bytes) {
-                                order.destination.push_back({slab.row(segment, start.slot) + offset, bytes});
+                                order.destination.push_back({slot_of(start, layer, segment) + offset, bytes});
                                 const SegmentPlace::Spot at = source.announce.places[segment].of(local);
                                 order.source_pieces.push_back({{start.source, at.region}, at.offset + offset, bytes});
                                 payload += bytes;
@@ -221,6 +269,9 @@ Spot Runtime::spot_of(const LayerRecord& layer, const core::Delivery& delivery) 
     const SlabRecord& slab = *slabs_.at(delivery.slab);
     spot.slot = static_cast<std::int32_t>(slab.first_slot + *delivery.slot);
     for (std::size_t i = 0; i < layer.layout.count(); ++i) spot.segments[i] = slab.row(i, *delivery.slot);
+  } else if (delivery.entry != cache::kNoEntry) {
+    const std::byte* const entry = options_.cache->payload(delivery.entry);
+    for (std::size_t i = 0; i < layer.layout.count(); ++i) spot.segments[i] = entry + layer.layout.offset(i);
   } else if (delivery.path == CARDEA_PATH_HOME) {
     const std::size_t local = layer.local_of.at(delivery.expert);
     spot.slot = layer.local_slot[local];

@@ -42,6 +42,10 @@ struct RuntimeOptions {
   std::vector<Node> node_of;  // by rank
   std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
   std::uint32_t chunks_in_flight = 8;
+  cache::NodeCache* cache = nullptr;  // this rank's hand on its node's; must outlive the runtime
+  std::vector<Rank> node_ranks;       // by local number in the cache
+  /// Brings in memory of the cache's payload before it is written for the first time; unset: all of it is there.
+  std::function<Status(std::uint64_t offset, std::uint64_t bytes)> back;
 };
 
 /// A segment of the local experts, as in cardea_placement_t: stacked (base and stride) or a pointer each.
@@ -151,7 +155,10 @@ class Runtime final : public transport::Listener {
   void enqueue(std::function<void()> work);
   void drain();
   void arm_timer();
+  void carry_out(const core::StartChunk& start);
   transport::ChunkOrder order_for(const core::StartChunk& start);
+  void copy_from_cache(const core::StartChunk& start);
+  std::byte* slot_of(const core::StartChunk& start, const LayerRecord& layer, std::size_t segment) const;
   Spot spot_of(const LayerRecord& layer, const core::Delivery& delivery) const;
   void enter_in_table(LayerRecord& layer, Version version, const core::Delivery& delivery, const Spot& spot);
 

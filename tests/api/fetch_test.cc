@@ -35,8 +35,12 @@ unsigned node_of(std::uint32_t rank) {
   return rank == 2 ? 1 : 0;
 }
 
-void expect_paths(bool mapped, std::uint32_t flags, cardea_path_t within_the_node) {
+/// Every path in one fetch. Ranks 0 and 1 share a node, and so what comes from rank 2 if there is a node cache.
+void expect_paths(bool mapped, std::uint32_t flags, cardea_path_t within_the_node, bool cached) {
+  setenv("CARDEA_CACHE_BYTES", cached ? "16777216" : "0", 1);
+  SharedBoard sums;
   three_ranks([&](Job& job, unsigned rank) {
+    const bool shares = cached && rank != 2;
     Layer layer(job, {.slots = 6, .mapped = mapped});
     layer.publish(1);
     const cardea_fetch_t fetch = layer.fetch(1, layer.everything(), flags);
@@ -50,9 +54,14 @@ void expect_paths(bool mapped, std::uint32_t flags, cardea_path_t within_the_nod
       const cardea_path_t path = home == rank                     ? CARDEA_PATH_HOME
                                  : node_of(home) == node_of(rank) ? within_the_node
                                                                   : CARDEA_PATH_NETWORK;
-      EXPECT_STREQ(cardea_path_string(view.path), cardea_path_string(path)) << "expert " << view.expert;
+      const bool remote = path == CARDEA_PATH_NETWORK;
+      // Which of the two moves it depends on who asks first.
+      if (!(shares && remote && view.path == CARDEA_PATH_CACHE)) {
+        EXPECT_STREQ(cardea_path_string(view.path), cardea_path_string(path)) << "expert " << view.expert;
+      }
       EXPECT_EQ(view.source, home);
-      const bool copied = path != CARDEA_PATH_HOME && path != CARDEA_PATH_NODE_MAPPED;
+      const bool copied = path != CARDEA_PATH_HOME && path != CARDEA_PATH_NODE_MAPPED &&
+                          !(shares && remote && (flags & CARDEA_FETCH_SLOTS) == 0);
       EXPECT_EQ(view.slot != CARDEA_NO_SLOT, copied);
       if (!copied) continue;
       EXPECT_TRUE(slots.insert(view.slot).second) << "two views in slot " << view.slot;
@@ -71,15 +80,32 @@ void expect_paths(bool mapped, std::uint32_t flags, cardea_path_t within_the_nod
     const cardea_counters_t counted = job.counters();
     const std::uint64_t network = rank == 2 ? 4 : 2, node = rank == 2 ? 0 : 2, bytes = 40000 + 512 + 96;
     EXPECT_EQ(counted.experts_home, 2u);
-    EXPECT_EQ(counted.experts_network, network);
+    EXPECT_EQ(counted.experts_network + counted.experts_cache, network);
+    EXPECT_EQ(counted.experts_cache != 0, shares && counted.experts_network < network);
     EXPECT_EQ(within_the_node == CARDEA_PATH_NODE_MAPPED ? counted.experts_node_mapped : counted.experts_node_copied, node);
-    EXPECT_EQ(counted.bytes_network_received, network * bytes);
-    EXPECT_EQ(counted.bytes_node_copied, within_the_node == CARDEA_PATH_NODE_COPY ? node * bytes : 0);
+    EXPECT_EQ(counted.cache_bypassed, 0u);
+    EXPECT_EQ(counted.cache_bytes_capacity != 0, shares);
+    sums.set(rank, counted.bytes_network_received);
+    EXPECT_TRUE(sums.barrier(0, 3));
+    // Once for each node that has a cache, for each rank where there is none.
+    EXPECT_EQ(sums.get(0) + sums.get(1), (cached ? 2 : 4) * bytes);
+    EXPECT_EQ(sums.get(2), 4 * bytes);
+    const std::uint64_t from_cache = shares && (flags & CARDEA_FETCH_SLOTS) != 0 ? 2 : 0;
+    EXPECT_EQ(counted.bytes_node_copied,
+              (from_cache + (within_the_node == CARDEA_PATH_NODE_COPY ? node : 0)) * bytes);
     EXPECT_EQ(counted.experts_failed, 0u);
     layer.finish(1);
     layer.collect(1);
-    EXPECT_EQ(job.counters().bytes_network_sent, (rank == 2 ? 4 : 2) * bytes);
+    EXPECT_EQ(job.counters().bytes_network_sent, (rank == 2 && !cached ? 4 : 2) * bytes);
   });
+  unsetenv("CARDEA_CACHE_BYTES");
+}
+
+void expect_paths(bool mapped, std::uint32_t flags, cardea_path_t within_the_node) {
+  for (const bool cached : {false, true}) {
+    SCOPED_TRACE(cached ? "with a node cache" : "without a node cache");
+    expect_paths(mapped, flags, within_the_node, cached);
+  }
 }
 
 TEST(Fetch, MappableMemoryIsReadInPlaceWithinTheNode) {

@@ -75,12 +75,13 @@ TEST(Lane, NeverMoreChunksThanTheLaneTakes) {
   EXPECT_FALSE(at.start());
 }
 
-TEST(Lane, ClassesButDemandHaveAtMostTwoChunksOnIt) {
+TEST(Lane, GradientsHaveAtMostTwoChunksOnItAndWhatUsesIdleLanesOne) {
   Running at({.chunks = 8});
   for (const Class c : {Class::kGradient, Class::kPrefetch, Class::kPlacement}) (void)at.lane.add(1, c);
   while (at.start()) {
   }
-  for (const Class c : {Class::kGradient, Class::kPrefetch, Class::kPlacement}) EXPECT_EQ(at.lane.in_flight(c), 2u);
+  EXPECT_EQ(at.lane.in_flight(Class::kGradient), 2u);
+  for (const Class c : {Class::kPrefetch, Class::kPlacement}) EXPECT_EQ(at.lane.in_flight(c), 1u);
   (void)at.lane.add(2, Class::kDemand);
   EXPECT_EQ(at.start()->urgency, Class::kDemand) << "so that there is room for a demand";
 }

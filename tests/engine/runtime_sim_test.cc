@@ -38,6 +38,53 @@ TEST(RuntimeSim, FourRanksReadTheirVersionsBytesAndNoOthers) {
   EXPECT_EQ(sum.collected % (4 * 3 * 3), 0u) << "every rank collects every version of every layer";
 }
 
+constexpr std::uint64_t kExpertBytes = 1300;  // payload
+constexpr std::uint64_t kBlock = 4096;        // of a node cache; takes one expert
+
+TEST(RuntimeSim, WhatComesOverTheNetworkComesOncePerNode) {
+  const JobPlan plan{.cache_bytes = 1000 * kBlock};
+  const std::uint64_t jobs = number_from_environment("TEST_SEEDS", 60);
+  JobCounts sum = run_jobs(jobs, plan);
+  EXPECT_GT(sum.views[CARDEA_PATH_CACHE], 0u);
+  EXPECT_GT(sum.cache_hits, 0u);
+  EXPECT_EQ(sum.evicted + sum.bypassed, 0u);
+  // Two experts at home at each of two ranks of the other node, and of every other layer two more sources of them.
+  EXPECT_LE(sum.network_bytes, jobs * plan.nodes * plan.layers * plan.versions * 4 * kExpertBytes);
+  EXPECT_GT(sum.network_bytes, 0u);
+}
+
+TEST(RuntimeSim, ANodeCacheThatIsTooSmallServesAsFarAsItGoes) {
+  for (const std::uint64_t blocks : {1, 2, 5}) {
+    JobCounts sum = run_jobs(60, {.cache_bytes = blocks * kBlock});
+    EXPECT_GT(sum.evicted, 0u);
+    EXPECT_GT(sum.bypassed, 0u);
+    EXPECT_GT(sum.cache_hits, 0u);
+  }
+}
+
+TEST(RuntimeSim, WithANodeCacheCancelsAndDeathsLeaveNothingPinned) {
+  for (const std::uint64_t blocks : {1, 4, 100}) {
+    JobCounts sum = run_jobs(60, {.cache_bytes = blocks * kBlock, .cancels = true});
+    EXPECT_GT(sum.failures[CARDEA_ERR_CANCELED], 0u);
+    sum = run_jobs(100, {.cache_bytes = blocks * kBlock, .cancels = true, .kill = true});
+    EXPECT_GT(sum.killed, 0u);
+    EXPECT_GT(sum.failures[CARDEA_ERR_PEER_LOST], 0u);
+  }
+}
+
+TEST(RuntimeSim, SixteenRanksShareFourNodeCachesThroughADeath) {
+  JobCounts sum = run_jobs(10, {.nodes = 4,
+                                .ranks_per_node = 4,
+                                .layers = 2,
+                                .versions = 2,
+                                .slots = 6,
+                                .cache_bytes = 20 * kBlock,
+                                .cancels = true,
+                                .kill = true});
+  EXPECT_GT(sum.views[CARDEA_PATH_CACHE], 0u);
+  EXPECT_GT(sum.failures[CARDEA_ERR_PEER_LOST], 0u);
+}
+
 TEST(RuntimeSim, CancelsDeadlinesAndDestroyedFetchesDisturbNobody) {
   JobCounts sum = run_jobs(60, {.cancels = true});
   EXPECT_GT(sum.failures[CARDEA_ERR_CANCELED], 0u);

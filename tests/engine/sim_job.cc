@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <set>
 
 #include "lib/transport/sim/sim_transport.h"
@@ -51,8 +53,31 @@ void JobCounts::add(const JobCounts& other) {
   prefetches += other.prefetches;
   gangs += other.gangs;
   killed += other.killed;
+  network_bytes += other.network_bytes;
+  cache_hits += other.cache_hits;
+  evicted += other.evicted;
+  bypassed += other.bypassed;
   aborted += other.aborted;
 }
+
+/// The node cache of one node, in memory of this process.
+struct SimJob::NodeMemory {
+  static constexpr std::size_t kPage = 4096;
+  struct Free {
+    void operator()(void* memory) const { std::free(memory); }
+  };
+  std::unique_ptr<std::byte, Free> memory;
+  std::optional<cache::Directory> directory;
+  cache::NoLock lock;
+
+  NodeMemory(std::uint64_t capacity, std::uint64_t chunk_bytes) {
+    const cache::Shape shape = cache::Shape::of(capacity, chunk_bytes).value();
+    memory.reset(static_cast<std::byte*>(std::aligned_alloc(kPage, (shape.total_bytes() + kPage - 1) / kPage * kPage)));
+    std::memset(memory.get(), 0, shape.metadata_bytes());
+    std::memset(memory.get() + shape.metadata_bytes(), 0xCC, shape.capacity);
+    directory = cache::Directory::create(memory.get(), shape);
+  }
+};
 
 /// One rank: its runtime, and for each layer where the script stands.
 class JobRank final : public engine::Observer {
@@ -61,8 +86,8 @@ class JobRank final : public engine::Observer {
       : job_(job),
         rank_(rank),
         random_(seed),
-        runtime_(job.network_->executor(rank), *this,
-                 {.self = rank, .node_of = job.node_of_, .chunk_bytes = 256 + random_.below(1200), .chunks_in_flight = 3}),
+        cache_(make_cache(job, rank)),
+        runtime_(job.network_->executor(rank), *this, options(job, rank)),
         transport_(sim::make_sim_transport(*job.network_, runtime_, rank)) {}
 
   transport::Transport& transport() { return *transport_; }
@@ -112,7 +137,39 @@ class JobRank final : public engine::Observer {
     return text;
   }
 
+  void look_at_the_end() {
+    job_.counts_.network_bytes += runtime_.bytes().network_received;
+    job_.counts_.bypassed += runtime_.core().counters().cache_bypassed;
+    if (!cache_) return;
+    job_.counts_.cache_hits += cache_->counters().hits;
+    job_.counts_.evicted += cache_->counters().evicted;
+  }
+
  private:
+  static std::optional<cache::NodeCache> make_cache(SimJob& job, Rank rank) {
+    if (job.node_memory_.empty()) return std::nullopt;
+    SimJob::NodeMemory& memory = *job.node_memory_[job.node_of_[rank]];
+    const unsigned per_node = job.plan_.ranks_per_node;
+    cache::NodeCacheOptions options;
+    options.local = rank % per_node;
+    options.locals = per_node;
+    options.prefetch_bytes = job.plan_.cache_bytes / 2;
+    options.process_ended = [&job, first = rank / per_node * per_node](std::uint32_t local) {
+      return !job.network_->alive(first + local);
+    };
+    return cache::NodeCache(*memory.directory, memory.lock, std::move(options));
+  }
+  engine::RuntimeOptions options(const SimJob& job, Rank rank) {
+    engine::RuntimeOptions options{
+        .self = rank, .node_of = job.node_of_, .chunk_bytes = 256 + random_.below(1200), .chunks_in_flight = 3};
+    if (!cache_) return options;
+    options.cache = &*cache_;
+    for (Rank other = 0; other < job.node_of_.size(); ++other) {
+      if (job.node_of_[other] == job.node_of_[rank]) options.node_ranks.push_back(other);
+    }
+    return options;
+  }
+
   enum class Phase { kNew, kForming, kReading, kFinished, kUpdating, kEnding, kEnded };
   struct Held {
     core::ViewNumber view;
@@ -299,6 +356,7 @@ class JobRank final : public engine::Observer {
     const cardea_status_t code = delivery.status.code();
     ++job_.counts_.failures[code];
     const bool ours = code == CARDEA_ERR_CANCELED || code == CARDEA_ERR_TIMEOUT;
+    if (open.prefetch && code == CARDEA_ERR_LIMIT && cache_) return;  // no room for it
     if (layer.phase == Phase::kEnding || (ours && (open.interfered || open.prefetch))) return;
     // Nothing else fails but by a death: by that of the source, or because its layer's members gave up for one.
     EXPECT_NE(job_.victim_, kNoRank) << delivery.status.message();
@@ -454,6 +512,7 @@ class JobRank final : public engine::Observer {
   SimJob& job_;
   const Rank rank_;
   Random random_;
+  std::optional<cache::NodeCache> cache_;
   engine::Runtime runtime_;
   std::unique_ptr<transport::Transport> transport_;
   std::array<std::vector<std::byte>, 2> slab_memory_;
@@ -482,6 +541,10 @@ SimJob::SimJob(const JobPlan& plan) : plan_(plan), random_(plan.seed) {
         event.bytes);
     mix(static_cast<std::uint64_t>(event.when.time_since_epoch().count()));
   });
+  if (plan.cache_bytes != 0) {
+    for (unsigned node = 0; node < plan.nodes; ++node)
+      node_memory_.push_back(std::make_unique<NodeMemory>(plan.cache_bytes, 64 + random_.below(1400)));
+  }
   for (Rank rank = 0; rank < node_of_.size(); ++rank) ranks_.push_back(std::make_unique<JobRank>(*this, rank, random_()));
 }
 
@@ -512,6 +575,28 @@ void SimJob::run() {
     }
   }
   if (victim_ != kNoRank && !ranks_[victim_]->ended()) ++counts_.killed;
+  for (const auto& rank : ranks_) rank->look_at_the_end();
+  // Nobody who lives has anything pinned, on the way or held back.
+  for (std::size_t node = 0; node < node_memory_.size(); ++node) {
+    const cache::Directory& directory = *node_memory_[node]->directory;
+    std::uint64_t dead = 0;
+    for (unsigned local = 0; local < plan_.ranks_per_node; ++local) {
+      if (!network_->alive(static_cast<Rank>(node * plan_.ranks_per_node + local))) dead |= std::uint64_t{1} << local;
+    }
+    for (cache::EntryIndex i = 0; i < directory.shape().entries; ++i) {
+      const cache::Entry& entry = directory.entry(i);
+      if (entry.state.load() != cache::Entry::kLive) continue;
+      EXPECT_EQ(entry.pins.load() & ~dead, 0u) << "entry " << i << " of node " << node << " stays pinned";
+      EXPECT_EQ(entry.waiters.load() & ~dead, 0u);
+    }
+    for (const auto& of_class : directory.header().nics[0].bytes) {
+      for (unsigned local = 0; local < plan_.ranks_per_node; ++local) {
+        if (!(dead >> local & 1)) {
+          EXPECT_EQ(of_class[local].load(), 0u);
+        }
+      }
+    }
+  }
 }
 
 }  // namespace cardea::test

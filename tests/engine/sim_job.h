@@ -26,6 +26,7 @@ struct JobPlan {
   Version versions = 3;
   unsigned fetches = 3;  // of each rank, layer and version
   std::uint32_t slots = 3;
+  std::uint64_t cache_bytes = 0;  // of each node's cache; 0: none
   bool cancels = false;  // and deadlines, and destroying what is not done
   bool kill = false;     // one rank, somewhen
   Nanoseconds span{60'000};
@@ -35,6 +36,7 @@ struct JobPlan {
 struct JobCounts {
   std::map<cardea_path_t, std::uint64_t> views;
   std::map<cardea_status_t, std::uint64_t> failures;
+  std::uint64_t network_bytes = 0, cache_hits = 0, evicted = 0, bypassed = 0;
   std::uint64_t parked = 0, starved = 0, collected = 0, prefetches = 0, gangs = 0, killed = 0, aborted = 0;
   void add(const JobCounts& other);
 };
@@ -61,6 +63,8 @@ class SimJob {
   sim::VirtualTime time_;
   std::unique_ptr<sim::SimNetwork> network_;
   std::vector<Node> node_of_;
+  struct NodeMemory;
+  std::vector<std::unique_ptr<NodeMemory>> node_memory_;  // by node, if there are caches
   Rank victim_ = kNoRank;
   JobCounts counts_;
   std::uint64_t hash_ = 0xcbf29ce484222325;

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lib/cache/directory.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <new>
+
+namespace cardea::cache {
+namespace {
+
+constexpr std::uint64_t kPage = 4096;
+constexpr std::uint64_t kMinChunk = 64;
+constexpr std::uint64_t kMaxCapacity = std::uint64_t{1} << 44;
+constexpr std::uint32_t kTargetBlocks = 65536;
+constexpr std::uint32_t kMaxEntries = 8192;
+
+std::uint64_t up_to(std::uint64_t bytes, std::uint64_t multiple) {
+  return (bytes + multiple - 1) / multiple * multiple;
+}
+
+// Where the parts of the metadata begin.
+struct Plan {
+  std::uint64_t entries, buckets, map, words, end;
+
+  explicit Plan(const Shape& shape) {
+    entries = up_to(sizeof(Header), 64);
+    buckets = up_to(entries + sizeof(Entry) * shape.entries, 64);
+    map = up_to(buckets + sizeof(std::uint32_t) * bucket_count(shape), 64);
+    words = up_to(map + (shape.blocks + 63) / 64 * 8, 64);
+    end = up_to(words + std::uint64_t{shape.blocks} * shape.words_per_block * 8, kPage);
+  }
+  static std::uint32_t bucket_count(const Shape& shape) { return std::bit_ceil(shape.entries * 2); }
+};
+
+// Of offsets and sizes: two builds that lay the directory out differently never share one.
+std::uint64_t layout_hash() {
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (const std::uint64_t value : {sizeof(Header), sizeof(Entry), sizeof(Nic), offsetof(Header, lock), offsetof(Header, tick),
+                                    offsetof(Header, nics), offsetof(Entry, group), offsetof(Entry, version),
+                                    offsetof(Entry, first_block), offsetof(Entry, pins), offsetof(Entry, last_used)}) {
+    hash = (hash ^ value) * 0x100000001b3;
+  }
+  return hash;
+}
+
+}  // namespace
+
+Result<Shape> Shape::of(std::uint64_t capacity, std::uint64_t chunk_bytes) {
+  if (chunk_bytes < kMinChunk)
+    return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "chunks of {} bytes; the least is {}", chunk_bytes, kMinChunk);
+  if (capacity < kPage || capacity > kMaxCapacity) {
+    return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "a node cache of {} bytes; it takes {} to {}", capacity, kPage,
+                         kMaxCapacity);
+  }
+  Shape shape;
+  shape.chunk_bytes = chunk_bytes;
+  shape.block_bytes = std::max(kPage, std::bit_ceil((capacity + kTargetBlocks - 1) / kTargetBlocks));
+  shape.blocks = static_cast<std::uint32_t>(capacity / shape.block_bytes);
+  shape.capacity = shape.blocks * shape.block_bytes;
+  shape.entries = std::min(shape.blocks, kMaxEntries);
+  // An entry of b bytes has ceil(b / chunk) chunks and ceil(b / block) blocks.
+  shape.words_per_block = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, up_to(shape.block_bytes, chunk_bytes) / chunk_bytes));
+  return shape;
+}
+
+std::uint64_t Shape::metadata_bytes() const {
+  return Plan(*this).end;
+}
+
+Directory::Directory(std::byte* memory, const Shape& shape) : memory_(memory), shape_(shape) {
+  const Plan plan(shape);
+  header_ = reinterpret_cast<Header*>(memory);
+  entries_ = reinterpret_cast<Entry*>(memory + plan.entries);
+  buckets_ = reinterpret_cast<std::uint32_t*>(memory + plan.buckets);
+  map_ = reinterpret_cast<std::uint64_t*>(memory + plan.map);
+  words_ = reinterpret_cast<std::atomic<std::uint64_t>*>(memory + plan.words);
+}
+
+Directory Directory::create(std::byte* memory, const Shape& shape) {
+  Directory directory(memory, shape);
+  Header* const header = new (memory) Header{};
+  header->magic = Header::kMagic;
+  header->layout = layout_hash();
+  header->total_bytes = shape.total_bytes();
+  header->capacity = shape.capacity;
+  header->chunk_bytes = shape.chunk_bytes;
+  for (std::uint32_t i = 0; i < shape.entries; ++i) new (directory.entries_ + i) Entry{};
+  const std::uint64_t words = std::uint64_t{shape.blocks} * shape.words_per_block;
+  for (std::uint64_t i = 0; i < words; ++i) new (directory.words_ + i) std::atomic<std::uint64_t>(0);
+  directory.repair();
+  header->repairs = 0;
+  return directory;
+}
+
+Result<Directory> Directory::attach(std::byte* memory, std::uint64_t bytes) {
+  const auto wrong = [](std::string_view what) { return Status::error(CARDEA_ERR_PROTOCOL, "node cache: {}", what); };
+  if (bytes < sizeof(Header)) return wrong("too small for a header");
+  const Header& header = *reinterpret_cast<const Header*>(memory);
+  if (header.magic != Header::kMagic) return wrong("no magic number");
+  if (header.layout != layout_hash()) return wrong("laid out by another build");
+  const Result<Shape> shape = Shape::of(header.capacity, header.chunk_bytes);
+  if (!shape.ok()) return shape.status().within("node cache");
+  if (shape->capacity != header.capacity || shape->total_bytes() != header.total_bytes || shape->total_bytes() > bytes) {
+    return wrong(fmt::format("{} bytes for a capacity of {}", bytes, header.capacity));
+  }
+  return Directory(memory, *shape);
+}
+
+std::uint32_t& Directory::bucket_of(const Entry& entry) const {
+  std::uint64_t hash = entry.group ^ entry.version * 0x9E3779B97F4A7C15;
+  hash = (hash ^ (std::uint64_t{entry.layer} << 32 | entry.expert)) * 0xD6E8FEB86659FD93;
+  return buckets_[(hash >> 32) & (Plan::bucket_count(shape_) - 1)];
+}
+
+EntryIndex Directory::find(const Key& key) const {
+  Entry wanted{};
+  wanted.group = key.layer.group;
+  wanted.layer = key.layer.layer;
+  wanted.expert = key.expert;
+  wanted.version = key.version;
+  EntryIndex at = bucket_of(wanted);
+  for (std::uint32_t steps = 0; at < shape_.entries && steps < shape_.entries; at = entries_[at].next, ++steps) {
+    const Entry& entry = entries_[at];
+    if (entry.group == wanted.group && entry.layer == wanted.layer && entry.expert == wanted.expert &&
+        entry.version == wanted.version && entry.state.load() == Entry::kLive) {
+      return at;
+    }
+  }
+  return kNoEntry;
+}
+
+EntryIndex Directory::empty_entry() const {
+  for (EntryIndex i = 0; i < header_->used_entries; ++i) {
+    if (entries_[i].state.load(std::memory_order_relaxed) == Entry::kEmpty) return i;
+  }
+  return header_->used_entries < shape_.entries ? header_->used_entries : kNoEntry;
+}
+
+std::uint32_t Directory::free_run(std::uint32_t count) const {
+  std::uint32_t run = 0;
+  for (std::uint32_t block = 0; block < shape_.blocks;) {
+    const std::uint64_t word = map_[block / 64];
+    if (block % 64 == 0 && word == ~std::uint64_t{0}) {
+      run = 0;
+      block += 64;
+      continue;
+    }
+    run = (word >> block % 64 & 1) != 0 ? 0 : run + 1;
+    ++block;
+    if (run == count) return block - count;
+  }
+  return UINT32_MAX;
+}
+
+void Directory::mark(const Entry& entry, bool taken) {
+  for (std::uint32_t block = entry.first_block; block < entry.first_block + entry.blocks; ++block) {
+    const std::uint64_t bit = std::uint64_t{1} << block % 64;
+    map_[block / 64] = taken ? map_[block / 64] | bit : map_[block / 64] & ~bit;
+  }
+}
+
+void Directory::insert(EntryIndex index) {
+  Entry& entry = entries_[index];
+  header_->used_entries = std::max(header_->used_entries, index + 1);
+  entry.state.store(Entry::kLive);
+  std::uint32_t& bucket = bucket_of(entry);
+  entry.next = bucket;
+  bucket = index;
+  mark(entry, true);
+  header_->used_blocks += entry.blocks;
+}
+
+void Directory::erase(EntryIndex index) {
+  Entry& entry = entries_[index];
+  entry.state.store(Entry::kEmpty);
+  std::uint32_t* link = &bucket_of(entry);
+  for (std::uint32_t steps = 0; *link < shape_.entries && steps < shape_.entries; link = &entries_[*link].next, ++steps) {
+    if (*link != index) continue;
+    *link = entry.next;
+    break;
+  }
+  mark(entry, false);
+  header_->used_blocks -= entry.blocks;
+}
+
+bool Directory::sensible(const Entry& entry) const {
+  return entry.blocks != 0 && entry.blocks <= shape_.blocks && entry.first_block <= shape_.blocks - entry.blocks &&
+         entry.chunks != 0 && entry.chunks <= kMaxChunks && entry.chunks <= entry.blocks * shape_.words_per_block;
+}
+
+void Directory::repair() {
+  std::fill_n(buckets_, Plan::bucket_count(shape_), kNoEntry);
+  std::fill_n(map_, (shape_.blocks + 63) / 64, 0);
+  header_->used_entries = 0;
+  header_->used_blocks = 0;
+  ++header_->repairs;
+  for (EntryIndex i = 0; i < shape_.entries; ++i) {
+    Entry& entry = entries_[i];
+    if (entry.state.load() == Entry::kEmpty) continue;
+    if (entry.state.load() != Entry::kLive || !sensible(entry)) {
+      entry.state.store(Entry::kEmpty);
+    } else {
+      insert(i);
+    }
+  }
+}
+
+}  // namespace cardea::cache

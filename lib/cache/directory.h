@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+// The node cache's memory as the ranks of a node share it: which experts lie in it, at which version, how far each is
+// filled and by whom, and who holds it. Offsets and indices, never pointers.
+//
+//   header │ entries │ buckets │ block map │ chunk words │ payload, in blocks
+//
+// An entry holds one expert, packed, in neighbouring blocks:
+//
+//   empty ── inserted, under the lock ──► live ── nobody pins it, and its room is needed or its version retired ──► empty
+//
+// What decides is few words, each written by one atomic store: an entry's state, the bits of the ranks that pin it, and one
+// word for each chunk. Everything else (buckets, block map, counts) follows from them and is made anew when a rank died
+// while it held the lock. So a process may die between any two instructions.
+//
+//   chunk:  free ──claim (CAS)──► claimed by a rank at a time ──► done        a claim is given back when its copy failed or
+//             ▲                        │ overdue: another rank claims it      its rank's process has ended
+//             └────────────────────────┘
+//
+// Bytes of a chunk that two ranks fill are the same bytes, so an overdue writer that goes on does no harm while the entry
+// is what it was; and since a writer pins what it fills, an entry whose writer fell silent is not reused until that process
+// is gone: that is its quarantine.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <type_traits>
+
+#include "lib/base/status.h"
+#include "lib/base/types.h"
+
+namespace cardea::cache {
+
+using EntryIndex = std::uint32_t;
+inline constexpr EntryIndex kNoEntry = UINT32_MAX;
+
+inline constexpr std::uint32_t kMaxLocalRanks = 64;  // of one node, that one directory can serve: bits of a word
+inline constexpr std::uint32_t kMaxNics = 16;
+inline constexpr std::uint32_t kUrgencies = 4;  // core::Class
+inline constexpr std::uint32_t kMaxChunks = 65536;  // of one entry
+
+/// What a cached expert is. The job is the directory's.
+struct Key {
+  LayerKey layer;
+  ExpertIndex expert = 0;
+  Version version = 0;
+  friend bool operator==(const Key&, const Key&) = default;
+};
+
+/// How a capacity is divided; a function of capacity and chunk size, so that all ranks compute the same.
+struct Shape {
+  std::uint64_t capacity = 0;     // payload bytes, whole blocks
+  std::uint64_t chunk_bytes = 0;  // in which entries are filled
+  std::uint64_t block_bytes = 0;  // power of 2, 4 KiB to 1 MiB, unless the capacity is beyond 2^16 of these
+  std::uint32_t blocks = 0;
+  std::uint32_t entries = 0;
+  std::uint32_t words_per_block = 0;  // chunk words
+
+  /// INVALID_ARGUMENT if the capacity is no block or more than 2^44, or chunk_bytes is below 64.
+  static Result<Shape> of(std::uint64_t capacity, std::uint64_t chunk_bytes);
+  std::uint64_t metadata_bytes() const;  // whole pages; the payload begins there
+  std::uint64_t total_bytes() const { return metadata_bytes() + capacity; }
+};
+
+struct Entry {
+  enum State : std::uint32_t { kEmpty = 0, kLive = 1 };
+  std::atomic<std::uint32_t> state;
+  std::uint32_t next;  // in its bucket; kNoEntry ends
+  std::uint64_t group;
+  std::uint32_t layer;
+  std::uint32_t expert;
+  std::uint64_t version;
+  std::uint32_t first_block, blocks, chunks;
+  std::atomic<std::uint32_t> urgency;  // the most urgent class that has wanted it
+  std::atomic<std::uint64_t> pins;     // by local rank: reads it, fills it, or waits for it
+  std::atomic<std::uint64_t> waiters;  // by local rank: wants to hear when more of it is there
+  std::atomic<std::uint32_t> read;     // a demand got it; else it is an unused prefetch
+  std::uint32_t reserved;
+  std::uint64_t last_used;  // tick
+};
+
+/// Bytes on the way through one NIC of the node.
+struct Nic {
+  std::atomic<std::uint64_t> bytes[kUrgencies][kMaxLocalRanks];  // each written by its rank alone
+  std::atomic<std::uint64_t> held;                               // by local rank: holds back for more urgent ones
+  std::atomic<std::uint64_t> chunks;                             // started so far, by all
+};
+
+struct Header {
+  static constexpr std::uint64_t kMagic = 0x3165686361437243;  // "CrCache1"
+  std::uint64_t magic, layout, total_bytes;
+  std::uint64_t capacity, chunk_bytes;
+  alignas(64) unsigned char lock[64];  // a process-shared robust mutex, where a lock is needed
+  std::atomic<std::uint64_t> tick;  // one more at each use
+  std::uint32_t used_entries;  // entries from here on have never been used
+  std::uint32_t reserved;
+  std::atomic<std::uint64_t> used_blocks;
+  std::uint64_t repairs;
+  Nic nics[kMaxNics];
+};
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free);
+static_assert(std::is_standard_layout_v<Header> && std::is_standard_layout_v<Entry>);
+
+/// A view of the memory. Not owning; cheap to copy.
+class Directory {
+ public:
+  /// Lays out zeroed memory of shape.total_bytes(), at an address aligned to a page. The payload is not touched.
+  static Directory create(std::byte* memory, const Shape& shape);
+  /// PROTOCOL names what does not fit: magic, layout, size, shape.
+  static Result<Directory> attach(std::byte* memory, std::uint64_t bytes);
+
+  const Shape& shape() const { return shape_; }
+  Header& header() const { return *header_; }
+  Entry& entry(EntryIndex index) const { return entries_[index]; }
+  std::atomic<std::uint64_t>& chunk_word(std::uint32_t first_block, std::uint32_t chunk) const {
+    return words_[static_cast<std::size_t>(first_block) * shape_.words_per_block + chunk];
+  }
+  std::byte* payload() const { return memory_ + shape_.metadata_bytes(); }
+  std::uint64_t offset(std::uint32_t block) const { return block * shape_.block_bytes; }
+
+  // ---- under the lock
+  EntryIndex find(const Key& key) const;
+  /// An empty entry, or kNoEntry.
+  EntryIndex empty_entry() const;
+  /// First of `count` neighbouring free blocks, or UINT32_MAX.
+  std::uint32_t free_run(std::uint32_t count) const;
+  /// Makes an entry live whose fields have been filled in.
+  void insert(EntryIndex index);
+  void erase(EntryIndex index);
+  /// Makes what follows from entries anew; entries that make no sense become empty.
+  void repair();
+  bool sensible(const Entry& entry) const;
+
+ private:
+  Directory(std::byte* memory, const Shape& shape);
+  std::uint32_t& bucket_of(const Entry& entry) const;
+  void mark(const Entry& entry, bool taken);
+
+  std::byte* memory_ = nullptr;
+  Shape shape_;
+  Header* header_ = nullptr;
+  Entry* entries_ = nullptr;
+  std::uint32_t* buckets_ = nullptr;
+  std::uint64_t* map_ = nullptr;  // a bit for each block, 1: taken
+  std::atomic<std::uint64_t>* words_ = nullptr;
+};
+
+/// Chunk words.
+enum class ChunkState : std::uint64_t { kFree = 0, kClaimed = 1, kDone = 2 };
+constexpr std::uint64_t claim_word(std::uint32_t local, std::uint64_t microseconds) {
+  return microseconds << 8 | static_cast<std::uint64_t>(local) << 2 | static_cast<std::uint64_t>(ChunkState::kClaimed);
+}
+constexpr ChunkState state_of(std::uint64_t word) {
+  return static_cast<ChunkState>(word & 3);
+}
+constexpr std::uint32_t claimant_of(std::uint64_t word) {
+  return static_cast<std::uint32_t>(word >> 2 & 63);
+}
+constexpr std::uint64_t claim_time_of(std::uint64_t word) {
+  return word >> 8;
+}
+
+}  // namespace cardea::cache

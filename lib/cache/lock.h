@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// The lock of a node cache's metadata. A holder may die, and the next one is told; a holder may be stopped, and then
+// nobody waits for it for long.
+#pragma once
+
+#include <pthread.h>
+
+#include "lib/base/status.h"
+#include "lib/base/types.h"
+
+namespace cardea::cache {
+
+class Lock {
+ public:
+  enum class Taken {
+    kClean,
+    kOwnerDied,  // taken; what it guards may be half done, and must be repaired before unlock()
+    kNot         // somebody holds it and does not go on
+  };
+  virtual ~Lock() = default;
+  virtual Taken lock() = 0;
+  virtual void unlock() = 0;
+};
+
+/// For ranks that one thread drives, as in simulations.
+class NoLock final : public Lock {
+ public:
+  Taken lock() override { return Taken::kClean; }
+  void unlock() override {}
+};
+
+/// A robust mutex in shared memory. Thread-safe.
+class RobustLock final : public Lock {
+ public:
+  static constexpr Nanoseconds kPatience = std::chrono::milliseconds(500);
+
+  /// Makes the mutex, once, in memory that the directory keeps for it.
+  static Status create(void* memory);
+  explicit RobustLock(void* memory) : mutex_(static_cast<pthread_mutex_t*>(memory)) {}
+
+  /// kNot after kPatience.
+  Taken lock() override;
+  void unlock() override;
+
+ private:
+  pthread_mutex_t* mutex_;
+};
+
+}  // namespace cardea::cache

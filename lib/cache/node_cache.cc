@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "lib/cache/node_cache.h"
+
+#include <algorithm>
+
+namespace cardea::cache {
+namespace {
+
+constexpr std::uint32_t kNone = UINT32_MAX;
+
+std::uint64_t microseconds(Clock::time_point time) {
+  return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count());
+}
+
+}  // namespace
+
+/// The lock, as long as it is in scope; repaired where its last holder died.
+class NodeCache::Held {
+ public:
+  explicit Held(NodeCache& cache) : cache_(cache), taken_(cache.lock_.lock()) {
+    if (taken_ == Lock::Taken::kOwnerDied) {
+      cache.directory_.repair();
+      ++cache.counters_.repairs;
+      cache.step(Step::kRepaired);
+    }
+    if (*this) cache.step(Step::kLocked);
+  }
+  ~Held() {
+    if (*this) cache_.lock_.unlock();
+  }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  explicit operator bool() const { return taken_ != Lock::Taken::kNot; }
+
+ private:
+  NodeCache& cache_;
+  Lock::Taken taken_;
+};
+
+NodeCache::NodeCache(Directory directory, Lock& lock, NodeCacheOptions options)
+    : directory_(directory), lock_(lock), options_(std::move(options)), overdue_(options_.overdue), mine_(directory.shape().entries) {}
+
+std::uint64_t NodeCache::tick() const {
+  return directory_.header().tick.load();
+}
+
+// ---------------------------------------------------------------- entries
+
+std::optional<EntryIndex> NodeCache::acquire(const Key& key, std::uint64_t bytes, std::uint32_t chunks, std::uint32_t urgency,
+                                             bool unread, std::uint64_t since, Refusal& why) {
+  const Shape& shape = directory_.shape();
+  why = Refusal::kNoRoom;
+  if (bytes == 0 || bytes > shape.capacity || chunks == 0 || chunks > kMaxChunks) {
+    ++counters_.no_room;
+    return std::nullopt;
+  }
+  const auto blocks = static_cast<std::uint32_t>((bytes + shape.block_bytes - 1) / shape.block_bytes);
+  std::optional<EntryIndex> found;
+  {
+    const Held held(*this);
+    if (!held) {
+      why = Refusal::kLockNotHad;
+      ++counters_.no_lock;
+      return std::nullopt;
+    }
+    if (const EntryIndex index = directory_.find(key); index != kNoEntry) {
+      const Entry& entry = directory_.entry(index);
+      if (entry.blocks != blocks || entry.chunks != chunks) return std::nullopt;  // ranks that disagree share nothing
+      found = index;
+      ++counters_.hits;
+    } else {
+      found = make(key, blocks, chunks, urgency, unread, since, why);
+      if (!found) {
+        ++counters_.no_room;
+        return std::nullopt;
+      }
+      ++counters_.misses;
+    }
+    Entry& entry = directory_.entry(*found);
+    pin(*found);
+    entry.last_used = directory_.header().tick.fetch_add(1) + 1;
+    if (!unread) entry.read.store(1);
+    if (urgency < entry.urgency.load()) entry.urgency.store(urgency);
+    step(Step::kEntryLive);
+  }
+  step(Step::kAcquired);
+  why = Refusal::kNone;
+  return found;
+}
+
+void NodeCache::pin(EntryIndex index) {
+  Entry& entry = directory_.entry(index);
+  entry.pins.fetch_or(bit());
+  Mine& mine = mine_[index];
+  ++mine.pins;
+  mine.first_block = entry.first_block;
+  mine.blocks = entry.blocks;
+  mine.chunks = entry.chunks;
+  mine.offset = directory_.offset(entry.first_block);
+}
+
+std::optional<EntryIndex> NodeCache::make(const Key& key, std::uint32_t blocks, std::uint32_t chunks, std::uint32_t urgency,
+                                          bool unread, std::uint64_t since, Refusal& why) {
+  if (unread && !keep_budget(blocks * directory_.shape().block_bytes, since)) {
+    why = Refusal::kPrefetchBudget;
+    return std::nullopt;
+  }
+  EntryIndex index = kNoEntry;
+  std::uint32_t block = kNone;
+  for (;;) {
+    index = directory_.empty_entry();
+    const std::uint32_t free = directory_.shape().blocks - static_cast<std::uint32_t>(directory_.header().used_blocks.load());
+    block = free >= blocks ? directory_.free_run(blocks) : kNone;
+    if (index != kNoEntry && block != kNone) break;
+    if (!evict_one(unread, since) && !bury_the_dead()) return std::nullopt;
+    step(Step::kVictimErased);
+  }
+  Entry& entry = directory_.entry(index);
+  entry.group = key.layer.group;
+  entry.layer = key.layer.layer;
+  entry.expert = key.expert;
+  entry.version = key.version;
+  entry.first_block = block;
+  entry.blocks = blocks;
+  entry.chunks = chunks;
+  entry.urgency.store(urgency);
+  entry.pins.store(bit());  // never live and unpinned before it is filled
+  entry.waiters.store(0);
+  entry.read.store(0);
+  for (std::uint32_t i = 0; i < chunks; ++i) directory_.chunk_word(block, i).store(0);
+  step(Step::kEntryFilledIn);
+  directory_.insert(index);
+  return index;
+}
+
+bool NodeCache::may_evict(const Entry& entry) const {
+  return entry.state.load() == Entry::kLive && entry.pins.load() == 0;
+}
+
+bool NodeCache::evict_one(bool unread, std::uint64_t since) {
+  // A demand takes unread prefetches first; a prefetch what was read, since what was not is still to be, and only then a
+  // prefetch older than its own request, since the newer one knows better what comes next.
+  EntryIndex victim = kNoEntry;
+  bool victim_read = false;
+  for (EntryIndex i = 0; i < directory_.header().used_entries; ++i) {
+    const Entry& entry = directory_.entry(i);
+    if (!may_evict(entry)) continue;
+    const bool read = entry.read.load() != 0;
+    if (unread && !read && entry.last_used > since) continue;
+    const bool better = victim == kNoEntry || (read == victim_read ? entry.last_used < directory_.entry(victim).last_used
+                                                                   : read == unread);
+    if (!better) continue;
+    victim = i;
+    victim_read = read;
+  }
+  if (victim == kNoEntry) return false;
+  ++counters_.evicted;
+  drop(victim);
+  return true;
+}
+
+bool NodeCache::keep_budget(std::uint64_t bytes, std::uint64_t since) {
+  if (options_.prefetch_bytes == UINT64_MAX) return true;
+  if (bytes > options_.prefetch_bytes) return false;
+  for (;;) {
+    std::uint64_t unread = 0;
+    EntryIndex oldest = kNoEntry;
+    for (EntryIndex i = 0; i < directory_.header().used_entries; ++i) {
+      const Entry& entry = directory_.entry(i);
+      if (entry.state.load() != Entry::kLive || entry.read.load() != 0) continue;
+      unread += entry.blocks * directory_.shape().block_bytes;
+      if (!may_evict(entry) || entry.last_used > since) continue;
+      if (oldest == kNoEntry || entry.last_used < directory_.entry(oldest).last_used) oldest = i;
+    }
+    if (unread + bytes <= options_.prefetch_bytes) return true;
+    if (oldest == kNoEntry) return false;
+    ++counters_.evicted;
+    drop(oldest);
+    step(Step::kVictimErased);
+  }
+}
+
+void NodeCache::drop(EntryIndex index) {
+  const Entry& entry = directory_.entry(index);
+  if (entry.read.load() == 0) {
+    std::uint32_t filled = 0;
+    for (std::uint32_t i = 0; i < entry.chunks; ++i) {
+      if (state_of(directory_.chunk_word(entry.first_block, i).load()) == ChunkState::kDone) ++filled;
+    }
+    counters_.prefetch_bytes_wasted += std::min(filled * chunk_bytes(), entry.blocks * directory_.shape().block_bytes);
+  }
+  directory_.erase(index);
+}
+
+void NodeCache::release(EntryIndex index, bool stale) {
+  Mine& mine = mine_[index];
+  if (--mine.pins != 0) return;
+  Entry& entry = directory_.entry(index);
+  {
+    // Also where the lock is not to be had: whoever holds it decides by the pin, and a bit too many for a moment keeps an
+    // entry a moment longer.
+    const Held held(*this);
+    entry.waiters.fetch_and(~bit());
+    const bool last = entry.pins.fetch_and(~bit()) == bit();
+    step(Step::kUnpinned);
+    if (held && stale && last && entry.state.load() == Entry::kLive) {
+      ++counters_.retired;
+      drop(index);
+    }
+  }
+  step(Step::kReleased);
+}
+
+void NodeCache::retire(const LayerKey& layer, Version up_to) {
+  const Held held(*this);
+  if (!held) return;  // they are pushed out in time
+  for (EntryIndex i = 0; i < directory_.header().used_entries; ++i) {
+    const Entry& entry = directory_.entry(i);
+    if (!may_evict(entry) || entry.group != layer.group || entry.layer != layer.layer || entry.version > up_to) continue;
+    ++counters_.retired;
+    drop(i);
+    step(Step::kRetired);
+  }
+}
+
+// ---------------------------------------------------------------- chunks
+
+bool NodeCache::done(EntryIndex entry, std::uint32_t chunk) const {
+  return state_of(word(entry, chunk).load()) == ChunkState::kDone;
+}
+
+bool NodeCache::claimable(EntryIndex entry, std::uint32_t chunk, Clock::time_point now) const {
+  const std::uint64_t is = word(entry, chunk).load();
+  if (state_of(is) == ChunkState::kFree) return true;
+  if (state_of(is) != ChunkState::kClaimed || claimant_of(is) == options_.local) return false;
+  return microseconds(now) > claim_time_of(is) + microseconds(Clock::time_point(overdue_));
+}
+
+bool NodeCache::try_claim(EntryIndex entry, std::uint32_t chunk, Clock::time_point now) {
+  std::uint64_t is = word(entry, chunk).load();
+  if (!claimable(entry, chunk, now)) return false;
+  if (!word(entry, chunk).compare_exchange_strong(is, claim_word(options_.local, microseconds(now)))) return false;
+  if (state_of(is) == ChunkState::kClaimed) ++counters_.overdue;
+  step(Step::kClaimed);
+  return true;
+}
+
+void NodeCache::finish_chunk(EntryIndex entry, std::uint32_t chunk, bool ok) {
+  // Unless it was taken over meanwhile: then it is the other's, and its bytes are the same.
+  std::uint64_t is = word(entry, chunk).load();
+  const bool mine = state_of(is) == ChunkState::kClaimed && claimant_of(is) == options_.local;
+  const auto to = static_cast<std::uint64_t>(ok ? ChunkState::kDone : ChunkState::kFree);
+  if (mine) word(entry, chunk).compare_exchange_strong(is, to);
+  step(ok ? Step::kChunkDone : Step::kChunkGivenBack);
+}
+
+std::optional<Clock::time_point> NodeCache::overdue_at(EntryIndex entry) const {
+  std::uint64_t oldest = UINT64_MAX;
+  for (std::uint32_t i = 0; i < mine_[entry].chunks; ++i) {
+    const std::uint64_t is = word(entry, i).load();
+    if (state_of(is) == ChunkState::kClaimed && claimant_of(is) != options_.local) oldest = std::min(oldest, claim_time_of(is));
+  }
+  if (oldest == UINT64_MAX) return std::nullopt;
+  return Clock::time_point(std::chrono::microseconds(oldest + 1)) + overdue_;
+}
+
+// ---------------------------------------------------------------- whom to tell
+
+void NodeCache::want(EntryIndex index, std::uint32_t urgency, bool reads) {
+  Entry& entry = directory_.entry(index);
+  if (reads) entry.read.store(1);
+  for (std::uint32_t is = entry.urgency.load(); urgency < is && !entry.urgency.compare_exchange_weak(is, urgency);) {
+  }
+}
+
+void NodeCache::wait_for(EntryIndex entry, bool waits) {
+  std::atomic<std::uint64_t>& waiters = directory_.entry(entry).waiters;
+  if (waits) {
+    waiters.fetch_or(bit());
+  } else {
+    waiters.fetch_and(~bit());
+  }
+}
+
+LocalMask NodeCache::waiters(EntryIndex entry) const {
+  return directory_.entry(entry).waiters.load() & ~bit();
+}
+
+// ---------------------------------------------------------------- NICs
+
+void NodeCache::start_on(std::uint32_t nic, std::uint32_t urgency, std::uint64_t bytes) {
+  Nic& at = directory_.header().nics[nic];
+  at.bytes[urgency][options_.local].fetch_add(bytes);
+  at.chunks.fetch_add(1, std::memory_order_relaxed);
+}
+
+LocalMask NodeCache::finish_on(std::uint32_t nic, std::uint32_t urgency, std::uint64_t bytes) {
+  Nic& at = directory_.header().nics[nic];
+  if (at.bytes[urgency][options_.local].fetch_sub(bytes) != bytes) return 0;
+  return at.held.load() == 0 ? 0 : at.held.exchange(0) & ~bit();
+}
+
+bool NodeCache::others_more_urgent(std::uint32_t nic, std::uint32_t urgency) const {
+  const Nic& at = directory_.header().nics[nic];
+  for (std::uint32_t u = 0; u < urgency; ++u) {
+    for (std::uint32_t local = 0; local < options_.locals; ++local) {
+      if (local != options_.local && at.bytes[u][local].load() != 0) return true;
+    }
+  }
+  return false;
+}
+
+void NodeCache::hold_back(std::uint32_t nic) {
+  directory_.header().nics[nic].held.fetch_or(bit());
+}
+
+std::uint64_t NodeCache::chunks_started(std::uint32_t nic) const {
+  return directory_.header().nics[nic].chunks.load(std::memory_order_relaxed);
+}
+
+// ---------------------------------------------------------------- faults
+
+void NodeCache::rank_lost(std::uint32_t local) {
+  if (!options_.process_ended || !options_.process_ended(local)) return;
+  const Held held(*this);
+  take_back(local);  // all of it by atomic words, so also without the lock
+}
+
+void NodeCache::leave() {
+  const Held held(*this);
+  take_back(options_.local);
+  std::fill(mine_.begin(), mine_.end(), Mine{});
+}
+
+void NodeCache::take_back(std::uint32_t local) {
+  const std::uint64_t theirs = std::uint64_t{1} << local;
+  for (EntryIndex i = 0; i < directory_.shape().entries; ++i) {
+    Entry& entry = directory_.entry(i);
+    if (entry.state.load() != Entry::kLive || (entry.pins.load() & theirs) == 0 || !directory_.sensible(entry)) continue;
+    for (std::uint32_t chunk = 0; chunk < entry.chunks; ++chunk) {
+      std::atomic<std::uint64_t>& at = directory_.chunk_word(entry.first_block, chunk);
+      std::uint64_t is = at.load();
+      if (state_of(is) == ChunkState::kClaimed && claimant_of(is) == local) at.compare_exchange_strong(is, 0);
+    }
+    entry.waiters.fetch_and(~theirs);
+    entry.pins.fetch_and(~theirs);
+  }
+  for (Nic& nic : directory_.header().nics) {
+    for (auto& of_class : nic.bytes) of_class[local].store(0);
+    nic.held.fetch_and(~theirs);
+  }
+}
+
+bool NodeCache::bury_the_dead() {
+  if (!options_.process_ended) return false;
+  std::uint64_t pinning = 0;
+  for (EntryIndex i = 0; i < directory_.header().used_entries; ++i) {
+    if (directory_.entry(i).state.load() == Entry::kLive) pinning |= directory_.entry(i).pins.load();
+  }
+  bool any = false;
+  for (std::uint32_t local = 0; local < options_.locals; ++local) {
+    if (local == options_.local || (pinning >> local & 1) == 0 || !options_.process_ended(local)) continue;
+    take_back(local);
+    any = true;
+  }
+  return any;
+}
+
+std::uint64_t NodeCache::used_bytes() const {
+  return directory_.header().used_blocks.load() * directory_.shape().block_bytes;
+}
+
+}  // namespace cardea::cache

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// One rank's hand on the node cache (directory.h): finds and makes entries, pins them, claims chunks to fill, tells whom to
+// tell. Decides nothing about lanes and moves no bytes: that is the core's and the runtime's.
+//
+// What it promises, whatever the other ranks of the node do, dying and stopping included:
+//   - an entry that this rank has pinned keeps its bytes and its place until release();
+//   - of one key there is at most one live entry, so what one rank of the node has fetched, no other needs to fetch;
+//   - a chunk is handed to one claimant at a time, unless the claim is overdue;
+//   - nothing waits longer than Lock's patience: where the lock is not to be had, acquire() says so and the rank goes
+//     without the cache.
+//
+// Threads: one at a time (the core's mutex guards it). Several ranks of one process may each have one.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "lib/cache/directory.h"
+#include "lib/cache/lock.h"
+
+namespace cardea::cache {
+
+/// Ranks of the node, by local number.
+using LocalMask = std::uint64_t;
+
+/// Where a test may let this rank die or stop: the name of a transition that has just been made.
+enum class Step : std::uint8_t {
+  kLocked,
+  kVictimErased,   // acquire: an entry was evicted, the new one is not there yet
+  kEntryFilledIn,  // acquire: its fields are written, it is not live yet
+  kEntryLive,      // acquire: it is live and pinned, the lock still held
+  kAcquired,
+  kClaimed,
+  kChunkDone,
+  kChunkGivenBack,
+  kUnpinned,  // release: the lock still held
+  kReleased,
+  kRetired,  // retire: half of it
+  kRepaired,
+  kCount
+};
+
+struct NodeCacheOptions {
+  std::uint32_t local = 0;   // this rank's number on the node
+  std::uint32_t locals = 1;  // ranks on the node; at most kMaxLocalRanks
+  /// A claim this old may be taken over; see give_time.
+  Nanoseconds overdue = std::chrono::seconds(1);
+  /// At most so many bytes of prefetches that nobody has read.
+  std::uint64_t prefetch_bytes = UINT64_MAX;
+  /// Whether the process of another rank of the node has ended. Unset: none has.
+  std::function<bool(std::uint32_t local)> process_ended;
+  std::function<void(Step)> at_step;  // for tests
+};
+
+enum class Refusal : std::uint8_t { kNone, kNoRoom, kPrefetchBudget, kLockNotHad };
+
+struct CacheCounters {
+  std::uint64_t hits = 0;      // acquired an entry that was there, filled or not
+  std::uint64_t misses = 0;    // made one
+  std::uint64_t evicted = 0;   // to make room
+  std::uint64_t retired = 0;   // for their version was over
+  std::uint64_t no_room = 0;   // refused: everything is pinned
+  std::uint64_t no_lock = 0;   // refused: a holder of the lock does not go on
+  std::uint64_t overdue = 0;   // chunks taken over from a silent rank
+  std::uint64_t repairs = 0;   // after the death of a holder of the lock
+  std::uint64_t prefetch_bytes_wasted = 0;  // evicted or retired by this rank, without anybody having read them
+};
+
+class NodeCache {
+ public:
+  NodeCache(Directory directory, Lock& lock, NodeCacheOptions options);
+
+  std::uint64_t chunk_bytes() const { return directory_.shape().chunk_bytes; }
+  std::uint64_t capacity() const { return directory_.shape().capacity; }
+  std::uint32_t local() const { return options_.local; }
+  /// Ticks of the directory's clock of uses; for acquire's `since`.
+  std::uint64_t tick() const;
+
+  // ---- entries
+  /// Pins the key's entry, made if there is none: `bytes` long, to be filled in `chunks`. `unread` (a prefetch) may push out
+  /// unread prefetches made before tick `since` to stay within the budget, and nothing that is still to be read. A demand
+  /// pushes out unread prefetches first, then what was used longest ago. Pins count: one release for each.
+  std::optional<EntryIndex> acquire(const Key& key, std::uint64_t bytes, std::uint32_t chunks, std::uint32_t urgency,
+                                    bool unread, std::uint64_t since, Refusal& why);
+  /// `stale`: nobody will ask for its version again; it goes when nobody else has it pinned.
+  void release(EntryIndex entry, bool stale);
+  /// Drops unpinned entries of the layer up to a version.
+  void retire(const LayerKey& layer, Version up_to);
+  /// Pinned here: where its payload begins in the directory's.
+  std::uint64_t offset(EntryIndex entry) const { return mine_[entry].offset; }
+  std::byte* payload(EntryIndex entry) const { return directory_.payload() + offset(entry); }
+
+  // ---- chunks of pinned entries
+  bool done(EntryIndex entry, std::uint32_t chunk) const;
+  /// Free, or overdue: try_claim may succeed.
+  bool claimable(EntryIndex entry, std::uint32_t chunk, Clock::time_point now) const;
+  bool try_claim(EntryIndex entry, std::uint32_t chunk, Clock::time_point now);
+  /// The bytes of a chunk claimed here have come, or will not.
+  void finish_chunk(EntryIndex entry, std::uint32_t chunk, bool ok);
+  /// The oldest claim of another rank on the entry becomes overdue then; nothing if there is none.
+  std::optional<Clock::time_point> overdue_at(EntryIndex entry) const;
+  /// A rank that sees chunks take long gives others that long, too, and never less than the options say.
+  void give_time(Nanoseconds age) { overdue_ = std::max(options_.overdue, age); }
+
+  // ---- whom to tell
+  /// Raises the entry's class; `reads`: a demand.
+  void want(EntryIndex entry, std::uint32_t urgency, bool reads);
+  /// This rank wants to hear of the entry, or no longer.
+  void wait_for(EntryIndex entry, bool waits);
+  LocalMask waiters(EntryIndex entry) const;  // others
+
+  // ---- NICs that the node's ranks share
+  void start_on(std::uint32_t nic, std::uint32_t urgency, std::uint64_t bytes);
+  /// Returns the ranks that hold back for this, if this rank has nothing so urgent on the way any more.
+  LocalMask finish_on(std::uint32_t nic, std::uint32_t urgency, std::uint64_t bytes);
+  /// Whether other ranks have something more urgent on the way.
+  bool others_more_urgent(std::uint32_t nic, std::uint32_t urgency) const;
+  void hold_back(std::uint32_t nic);
+  std::uint64_t chunks_started(std::uint32_t nic) const;
+
+  // ---- faults
+  /// Takes back what a rank held if its process has ended. Where it has not, its entries stay what they are, and its claims
+  /// become overdue. Idempotent; any survivor may do it.
+  void rank_lost(std::uint32_t local);
+  /// Takes back what this rank itself holds, before it leaves. Nothing may be on the way any more.
+  void leave();
+
+  const CacheCounters& counters() const { return counters_; }
+  std::uint64_t used_bytes() const;
+
+ private:
+  struct Mine {  // of an entry that this rank has pinned
+    std::uint32_t pins = 0;
+    std::uint32_t first_block = 0, blocks = 0, chunks = 0;
+    std::uint64_t offset = 0;
+  };
+  class Held;
+
+  std::uint64_t bit() const { return std::uint64_t{1} << options_.local; }
+  std::atomic<std::uint64_t>& word(EntryIndex entry, std::uint32_t chunk) const {
+    return directory_.chunk_word(mine_[entry].first_block, chunk);
+  }
+  void step(Step at) const {
+    if (options_.at_step) options_.at_step(at);
+  }
+  void pin(EntryIndex index);
+  bool may_evict(const Entry& entry) const;
+  std::optional<EntryIndex> make(const Key& key, std::uint32_t blocks, std::uint32_t chunks, std::uint32_t urgency, bool unread,
+                                 std::uint64_t since, Refusal& why);
+  bool evict_one(bool unread, std::uint64_t since);
+  bool keep_budget(std::uint64_t bytes, std::uint64_t since);
+  void drop(EntryIndex index);
+  void take_back(std::uint32_t local);
+  bool bury_the_dead();
+
+  Directory directory_;
+  Lock& lock_;
+  NodeCacheOptions options_;
+  Nanoseconds overdue_;
+  CacheCounters counters_;
+  std::vector<Mine> mine_;  // by entry
+};
+
+}  // namespace cardea::cache

@@ -93,7 +93,9 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   if (node_cache_) {
     options.cache = node_cache_.get();
     options.node_ranks = membership->node_ranks;
-    options.back = [arena = &*engine_->arena](std::uint64_t offset, std::uint64_t bytes) { return arena->back(offset, bytes); };
+    options.back = [arena = &*engine_->arena](std::uint64_t offset, std::uint64_t bytes) {
+      return arena->back(offset, bytes);
+    };
   }
   runtime_ = std::make_unique<engine::Runtime>(engine_->executor, *this, std::move(options));
   std::vector<Rank> shm_peers;
@@ -137,8 +139,8 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
 void Context::make_node_cache(const shm::Membership& membership, Clock::time_point deadline) {
   auto shared = shm::share_arena(membership, self_, settings_.cache_bytes, settings_.chunk_bytes, deadline);
   if (!shared.ok()) {
-    log::print(log::Level::kWarn, std::to_string(self_), "cache",
-               "no node cache, so this rank fetches for itself alone: {}", shared.status().message());
+    log::print(log::Level::kWarn, std::to_string(self_), "cache", "no node cache, so this rank fetches for itself alone: {}",
+               shared.status().message());
     return;
   }
   if (!shared->has_value()) return;

@@ -63,10 +63,15 @@ Result<Arena> Arena::attach(int descriptor) {
 Status Arena::back(std::uint64_t offset, std::uint64_t bytes) {
   const std::uint64_t end = directory_->shape().total_bytes();
   const std::uint64_t from = directory_->shape().metadata_bytes() + offset;
+  if (offset > directory_->shape().capacity || bytes > directory_->shape().capacity - offset) {
+    return Status::error(CARDEA_ERR_LIMIT, "{} bytes at {} of a node cache of {}", bytes, offset,
+                         directory_->shape().capacity);
+  }
   for (std::uint64_t extent = from / kExtent; extent * kExtent < from + bytes; ++extent) {
     if (backed_[extent].load(std::memory_order_relaxed)) continue;
     const std::uint64_t start = extent * kExtent;
-    if (const Status status = allocate(descriptor_.get(), start, std::min(kExtent, end - start)); !status.ok()) return status;
+    if (const Status status = allocate(descriptor_.get(), start, std::min(kExtent, end - start)); !status.ok())
+      return status;
     backed_[extent].store(true, std::memory_order_relaxed);
   }
   return {};

@@ -28,7 +28,7 @@ class Arena {
   int descriptor() const { return descriptor_.get(); }
   const Directory& directory() const { return *directory_; }
   RobustLock& lock() { return *lock_; }
-  /// Brings in the pages of a range of the payload. NO_MEMORY.
+  /// Brings in the pages of a range of the payload. NO_MEMORY; LIMIT if it is no range of it.
   Status back(std::uint64_t offset, std::uint64_t bytes);
 
  private:

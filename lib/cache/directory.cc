@@ -11,6 +11,7 @@ namespace {
 
 constexpr std::uint64_t kPage = 4096;
 constexpr std::uint64_t kMinChunk = 64;
+constexpr std::uint64_t kMaxChunk = std::uint64_t{1} << 32;
 constexpr std::uint64_t kMaxCapacity = std::uint64_t{1} << 44;
 constexpr std::uint32_t kTargetBlocks = 65536;
 constexpr std::uint32_t kMaxEntries = 8192;
@@ -36,9 +37,10 @@ struct Plan {
 // Of offsets and sizes: two builds that lay the directory out differently never share one.
 std::uint64_t layout_hash() {
   std::uint64_t hash = 0xcbf29ce484222325;
-  for (const std::uint64_t value : {sizeof(Header), sizeof(Entry), sizeof(Nic), offsetof(Header, lock), offsetof(Header, tick),
-                                    offsetof(Header, nics), offsetof(Entry, group), offsetof(Entry, version),
-                                    offsetof(Entry, first_block), offsetof(Entry, pins), offsetof(Entry, last_used)}) {
+  for (const std::uint64_t value :
+       {sizeof(Header), sizeof(Entry), sizeof(Nic), offsetof(Header, lock), offsetof(Header, tick), offsetof(Header, nics),
+        offsetof(Entry, group), offsetof(Entry, version), offsetof(Entry, first_block), offsetof(Entry, pins),
+        offsetof(Entry, last_used)}) {
     hash = (hash ^ value) * 0x100000001b3;
   }
   return hash;
@@ -47,8 +49,10 @@ std::uint64_t layout_hash() {
 }  // namespace
 
 Result<Shape> Shape::of(std::uint64_t capacity, std::uint64_t chunk_bytes) {
-  if (chunk_bytes < kMinChunk)
-    return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "chunks of {} bytes; the least is {}", chunk_bytes, kMinChunk);
+  if (chunk_bytes < kMinChunk || chunk_bytes > kMaxChunk) {
+    return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "chunks of {} bytes; they take {} to {}", chunk_bytes, kMinChunk,
+                         kMaxChunk);
+  }
   if (capacity < kPage || capacity > kMaxCapacity) {
     return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "a node cache of {} bytes; it takes {} to {}", capacity, kPage,
                          kMaxCapacity);
@@ -60,7 +64,8 @@ Result<Shape> Shape::of(std::uint64_t capacity, std::uint64_t chunk_bytes) {
   shape.capacity = shape.blocks * shape.block_bytes;
   shape.entries = std::min(shape.blocks, kMaxEntries);
   // An entry of b bytes has ceil(b / chunk) chunks and ceil(b / block) blocks.
-  shape.words_per_block = static_cast<std::uint32_t>(std::max<std::uint64_t>(1, up_to(shape.block_bytes, chunk_bytes) / chunk_bytes));
+  shape.words_per_block =
+      static_cast<std::uint32_t>(std::max<std::uint64_t>(1, up_to(shape.block_bytes, chunk_bytes) / chunk_bytes));
   return shape;
 }
 

@@ -35,7 +35,7 @@ inline constexpr EntryIndex kNoEntry = UINT32_MAX;
 
 inline constexpr std::uint32_t kMaxLocalRanks = 64;  // of one node, that one directory can serve: bits of a word
 inline constexpr std::uint32_t kMaxNics = 16;
-inline constexpr std::uint32_t kUrgencies = 4;  // core::Class
+inline constexpr std::uint32_t kUrgencies = 4;      // core::Class
 inline constexpr std::uint32_t kMaxChunks = 65536;  // of one entry
 
 /// What a cached expert is. The job is the directory's.
@@ -55,7 +55,7 @@ struct Shape {
   std::uint32_t entries = 0;
   std::uint32_t words_per_block = 0;  // chunk words
 
-  /// INVALID_ARGUMENT if the capacity is no block or more than 2^44, or chunk_bytes is below 64.
+  /// INVALID_ARGUMENT if the capacity is no block or more than 2^44, or chunk_bytes is not 64 to 2^32.
   static Result<Shape> of(std::uint64_t capacity, std::uint64_t chunk_bytes);
   std::uint64_t metadata_bytes() const;  // whole pages; the payload begins there
   std::uint64_t total_bytes() const { return metadata_bytes() + capacity; }
@@ -90,8 +90,8 @@ struct Header {
   std::uint64_t magic, layout, total_bytes;
   std::uint64_t capacity, chunk_bytes;
   alignas(64) unsigned char lock[64];  // a process-shared robust mutex, where a lock is needed
-  std::atomic<std::uint64_t> tick;  // one more at each use
-  std::uint32_t used_entries;  // entries from here on have never been used
+  std::atomic<std::uint64_t> tick;     // one more at each use
+  std::uint32_t used_entries;          // entries from here on have never been used
   std::uint32_t reserved;
   std::atomic<std::uint64_t> used_blocks;
   std::uint64_t repairs;

@@ -10,8 +10,12 @@
 
 namespace cardea::cache {
 namespace {
+
+constexpr unsigned kQuickAttempts = 64;  // before it sleeps between attempts
+
 static_assert(sizeof(pthread_mutex_t) <= sizeof(Header::lock) && alignof(pthread_mutex_t) <= 64);
-}
+
+}  // namespace
 
 Status RobustLock::create(void* memory) {
   pthread_mutexattr_t attributes;
@@ -26,17 +30,22 @@ Status RobustLock::create(void* memory) {
 Lock::Taken RobustLock::lock() {
   // Sections under it are a few microseconds long. Waiting by the wall clock, which is all that robust mutexes offer
   // everywhere, would hang or give up when somebody sets the clock.
-  const auto deadline = Clock::now() + kPatience;
+  const bool patient = !gave_up_;
+  const auto deadline = Clock::now() + patience_;
   for (unsigned attempt = 0;; ++attempt) {
     const int error = pthread_mutex_trylock(mutex_);
+    if (error == 0 || error == EOWNERDEAD) gave_up_ = false;
     if (error == 0) return Taken::kClean;
     if (error == EOWNERDEAD) {
       // Its death is taken note of at once: should we die before the repair is done, the next one is told again.
       pthread_mutex_consistent(mutex_);
       return Taken::kOwnerDied;
     }
-    if (error != EBUSY || Clock::now() > deadline) return Taken::kNot;
-    if (attempt < 64) {
+    if (error != EBUSY || !patient || Clock::now() > deadline) {
+      gave_up_ = true;
+      return Taken::kNot;
+    }
+    if (attempt < kQuickAttempts) {
       sched_yield();
     } else {
       std::this_thread::sleep_for(std::chrono::microseconds(50));

@@ -5,6 +5,8 @@
 
 #include <pthread.h>
 
+#include <atomic>
+
 #include "lib/base/status.h"
 #include "lib/base/types.h"
 
@@ -36,14 +38,17 @@ class RobustLock final : public Lock {
 
   /// Makes the mutex, once, in memory that the directory keeps for it.
   static Status create(void* memory);
-  explicit RobustLock(void* memory) : mutex_(static_cast<pthread_mutex_t*>(memory)) {}
+  explicit RobustLock(void* memory, Nanoseconds patience = kPatience)
+      : mutex_(static_cast<pthread_mutex_t*>(memory)), patience_(patience) {}
 
-  /// kNot after kPatience.
+  /// kNot when the patience is over. From then on it is not had again at once, until it is had once.
   Taken lock() override;
   void unlock() override;
 
  private:
   pthread_mutex_t* mutex_;
+  const Nanoseconds patience_;
+  std::atomic<bool> gave_up_{false};
 };
 
 }  // namespace cardea::cache

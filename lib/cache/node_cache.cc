@@ -38,7 +38,11 @@ class NodeCache::Held {
 };
 
 NodeCache::NodeCache(Directory directory, Lock& lock, NodeCacheOptions options)
-    : directory_(directory), lock_(lock), options_(std::move(options)), overdue_(options_.overdue), mine_(directory.shape().entries) {}
+    : directory_(directory),
+      lock_(lock),
+      options_(std::move(options)),
+      overdue_(options_.overdue),
+      mine_(directory.shape().entries) {}
 
 std::uint64_t NodeCache::tick() const {
   return directory_.header().tick.load();
@@ -46,8 +50,8 @@ std::uint64_t NodeCache::tick() const {
 
 // ---------------------------------------------------------------- entries
 
-std::optional<EntryIndex> NodeCache::acquire(const Key& key, std::uint64_t bytes, std::uint32_t chunks, std::uint32_t urgency,
-                                             bool unread, std::uint64_t since, Refusal& why) {
+std::optional<EntryIndex> NodeCache::acquire(const Key& key, std::uint64_t bytes, std::uint32_t chunks,
+                                             std::uint32_t urgency, bool unread, std::uint64_t since, Refusal& why) {
   const Shape& shape = directory_.shape();
   why = Refusal::kNoRoom;
   if (bytes == 0 || bytes > shape.capacity || chunks == 0 || chunks > kMaxChunks) {
@@ -109,7 +113,8 @@ std::optional<EntryIndex> NodeCache::make(const Key& key, std::uint32_t blocks, 
   std::uint32_t block = kNone;
   for (;;) {
     index = directory_.empty_entry();
-    const std::uint32_t free = directory_.shape().blocks - static_cast<std::uint32_t>(directory_.header().used_blocks.load());
+    const std::uint32_t free =
+        directory_.shape().blocks - static_cast<std::uint32_t>(directory_.header().used_blocks.load());
     block = free >= blocks ? directory_.free_run(blocks) : kNone;
     if (index != kNoEntry && block != kNone) break;
     if (!evict_one(unread, since) && !bury_the_dead()) return std::nullopt;
@@ -147,8 +152,8 @@ bool NodeCache::evict_one(bool unread, std::uint64_t since) {
     if (!may_evict(entry)) continue;
     const bool read = entry.read.load() != 0;
     if (unread && !read && entry.last_used > since) continue;
-    const bool better = victim == kNoEntry || (read == victim_read ? entry.last_used < directory_.entry(victim).last_used
-                                                                   : read == unread);
+    const bool better =
+        victim == kNoEntry || (read == victim_read ? entry.last_used < directory_.entry(victim).last_used : read == unread);
     if (!better) continue;
     victim = i;
     victim_read = read;
@@ -258,7 +263,8 @@ std::optional<Clock::time_point> NodeCache::overdue_at(EntryIndex entry) const {
   std::uint64_t oldest = UINT64_MAX;
   for (std::uint32_t i = 0; i < mine_[entry].chunks; ++i) {
     const std::uint64_t is = word(entry, i).load();
-    if (state_of(is) == ChunkState::kClaimed && claimant_of(is) != options_.local) oldest = std::min(oldest, claim_time_of(is));
+    if (state_of(is) == ChunkState::kClaimed && claimant_of(is) != options_.local)
+      oldest = std::min(oldest, claim_time_of(is));
   }
   if (oldest == UINT64_MAX) return std::nullopt;
   return Clock::time_point(std::chrono::microseconds(oldest + 1)) + overdue_;

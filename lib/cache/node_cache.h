@@ -57,14 +57,14 @@ struct NodeCacheOptions {
 enum class Refusal : std::uint8_t { kNone, kNoRoom, kPrefetchBudget, kLockNotHad };
 
 struct CacheCounters {
-  std::uint64_t hits = 0;      // acquired an entry that was there, filled or not
-  std::uint64_t misses = 0;    // made one
-  std::uint64_t evicted = 0;   // to make room
-  std::uint64_t retired = 0;   // for their version was over
-  std::uint64_t no_room = 0;   // refused: everything is pinned
-  std::uint64_t no_lock = 0;   // refused: a holder of the lock does not go on
-  std::uint64_t overdue = 0;   // chunks taken over from a silent rank
-  std::uint64_t repairs = 0;   // after the death of a holder of the lock
+  std::uint64_t hits = 0;                   // acquired an entry that was there, filled or not
+  std::uint64_t misses = 0;                 // made one
+  std::uint64_t evicted = 0;                // to make room
+  std::uint64_t retired = 0;                // for their version was over
+  std::uint64_t no_room = 0;                // refused: everything is pinned
+  std::uint64_t no_lock = 0;                // refused: a holder of the lock does not go on
+  std::uint64_t overdue = 0;                // chunks taken over from a silent rank
+  std::uint64_t repairs = 0;                // after the death of a holder of the lock
   std::uint64_t prefetch_bytes_wasted = 0;  // evicted or retired by this rank, without anybody having read them
 };
 
@@ -147,8 +147,8 @@ class NodeCache {
   }
   void pin(EntryIndex index);
   bool may_evict(const Entry& entry) const;
-  std::optional<EntryIndex> make(const Key& key, std::uint32_t blocks, std::uint32_t chunks, std::uint32_t urgency, bool unread,
-                                 std::uint64_t since, Refusal& why);
+  std::optional<EntryIndex> make(const Key& key, std::uint32_t blocks, std::uint32_t chunks, std::uint32_t urgency,
+                                 bool unread, std::uint64_t since, Refusal& why);
   bool evict_one(bool unread, std::uint64_t since);
   bool keep_budget(std::uint64_t bytes, std::uint64_t since);
   void drop(EntryIndex index);

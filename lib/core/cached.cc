@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The core's half that fills the node cache. A cached transfer is this rank's part in filling an entry: it claims chunks that
-// nobody else of the node has claimed, moves them, and hears of the others' (TellNode). It has no slot; it pins the entry.
+// The core's half that fills the node cache. A cached transfer is this rank's part in filling an entry: it claims chunks
+// that nobody else of the node has claimed, moves them, and hears of the others' (TellNode). It has no slot; it pins the
+// entry.
 #include <algorithm>
 
 #include "lib/core/core.h"

@@ -105,7 +105,7 @@ struct CoreOptions {
   std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
   /// False: sources in the order of their numbers. For ablation.
   bool stagger = true;
-  LaneNumber copy_lane = 1;  // on which experts are copied out of the node cache
+  LaneNumber copy_lane = 1;      // on which experts are copied out of the node cache
   std::vector<Rank> node_ranks;  // of this rank's node, by local number in the node cache; without one, empty
 };
 
@@ -272,8 +272,8 @@ class Core {
   std::unordered_map<ViewNumber, View> views_;
   std::set<std::pair<Clock::time_point, FetchNumber>> deadlines_;
   std::map<std::tuple<LayerNumber, ExpertIndex, Version>, TransferNumber> cached_;  // transfers into the node cache
-  std::unordered_map<cache::EntryIndex, TransferNumber> by_entry_;                   // the same ones
-  std::set<std::pair<Clock::time_point, TransferNumber>> rechecks_;                  // of those that wait for other ranks
+  std::unordered_map<cache::EntryIndex, TransferNumber> by_entry_;                  // the same ones
+  std::set<std::pair<Clock::time_point, TransferNumber>> rechecks_;                 // of those that wait for other ranks
   struct HeldLane {
     std::optional<Clock::time_point> recheck;  // some class of it is held back for other ranks of the node
     std::uint64_t chunks_then = 0;             // that the NIC had carried when it began to wait

@@ -40,6 +40,7 @@ struct Core::Fetch {
   std::uint32_t failed = 0;
   Status first_failure;
   bool gang_queued = false;
+  bool gang_first = false;                  // it had its turn, and must keep its place
   std::optional<std::uint64_t> cache_tick;  // of the node cache, when this first turned to it
 
   std::uint32_t count(Want::State state) const { return in_state[static_cast<std::size_t>(state)]; }
@@ -133,9 +134,7 @@ struct Core::Transfer {
   TransferNumber origin = 0;  // out of the node cache: the transfer that holds the entry
 
   bool cached() const { return entry != cache::kNoEntry; }
-  bool complete() const {
-    return in_flight == 0 && (cached() ? (requested & ~present) == 0 : next_chunk == chunks.size());
-  }
+  bool complete() const { return in_flight == 0 && (cached() ? (requested & ~present) == 0 : next_chunk == chunks.size()); }
   static ChunkNumber token(TransferNumber transfer, std::size_t chunk) { return transfer << 24 | chunk; }
   static TransferNumber transfer_of(ChunkNumber token) { return token >> 24; }
   static std::size_t chunk_of(ChunkNumber token) { return token & 0xFFFFFF; }

@@ -94,7 +94,8 @@ class Lane {
   bool may_start(std::size_t c) const {
     if (queues_[c].empty() || c == index(Class::kDemand)) return !queues_[c].empty();
     const bool idle_only = c >= index(Class::kPrefetch);
-    return in_flight_[c] < (idle_only ? std::min(limits_.idle_chunks, limits_.background_chunks) : limits_.background_chunks);
+    return in_flight_[c] <
+           (idle_only ? std::min(limits_.idle_chunks, limits_.background_chunks) : limits_.background_chunks);
   }
 
   LaneLimits limits_;

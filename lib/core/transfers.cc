@@ -26,8 +26,8 @@ void Core::queue_gang(Fetch& of, Clock::time_point now) {
   if (of.count(Want::State::kNew) + of.count(Want::State::kParked) != 0) return;
   // Nor while some of it is still on its way into the node cache, to be copied from there.
   const bool being_cached = of.spec.into_slots && std::any_of(of.wants.begin(), of.wants.end(), [&](const Want& want) {
-    return want.state == Want::State::kMoving && transfers_.at(want.transfer)->cached();
-  });
+                              return want.state == Want::State::kMoving && transfers_.at(want.transfer)->cached();
+                            });
   if (being_cached) return;
   Slab& slab = *slabs_.at(*of.spec.slab);
   if (of.count(Want::State::kStarved) > slab.slots.count()) {
@@ -36,7 +36,8 @@ void Core::queue_gang(Fetch& of, Clock::time_point now) {
     return fail_open(of, too_large, now);
   }
   of.gang_queued = true;
-  slab.starved[static_cast<std::size_t>(of.spec.urgency)].push_back({of.number, WantRef::kGang});
+  auto& queue = slab.starved[static_cast<std::size_t>(of.spec.urgency)];
+  queue.insert(std::exchange(of.gang_first, false) ? queue.begin() : queue.end(), {of.number, WantRef::kGang});
   feed(slab, now);
 }
 
@@ -99,6 +100,16 @@ bool Core::feed_gang(Slab& slab, Fetch& of, Clock::time_point now) {
     if (of.wants[i].state != Want::State::kStarved) continue;
     const auto held = slab.index.find({of.spec.layer, of.wants[i].expert, of.spec.version});
     if (held != slab.index.end()) join(of, i, *transfers_.at(held->second), now);
+  }
+  // What was in a slot when it was asked for, and is no more, comes through the node cache like the rest.
+  for (std::size_t i = 0; i < of.wants.size(); ++i) {
+    Want& want = of.wants[i];
+    if (want.state == Want::State::kStarved && want.cached == 0 && take_from_cache(of, i, now)) of.gang_first = true;
+  }
+  if (of.gang_first) {
+    of.gang_queued = false;
+    queue_gang(of, now);
+    return true;
   }
   if (!make_room(slab, of.count(Want::State::kStarved), of.spec.urgency, now)) return false;
   for (std::size_t i = 0; i < of.wants.size(); ++i) {
@@ -230,8 +241,8 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
   Want& want = of.wants[index];
   const SegmentMask more = of.spec.segments & ~transfer.requested;
   if (more != 0 && transfer.source.path == CARDEA_PATH_CACHE) {
+    if (want.cached == 0) return false;  // only what this want has waited for is known to be in the cache
     if (transfer.origin == 0) {
-      if (want.cached == 0) return false;
       transfer.origin = want.cached;
       ++transfers_.at(want.cached)->pins;
     }

@@ -65,7 +65,7 @@ struct LayerRecord {
   SegmentPlace::Spot stamp;
 
   std::map<Rank, SourceRecord> sources;  // the other members, as they announced themselves
-  std::set<Rank> left;  // of the sources, those that have ended their part before this rank knew all members
+  std::set<Rank> left;     // of the sources, those that have ended their part before this rank knew all members
   bool announced = false;  // the others have been told this rank's part
   bool formed = false;
   bool closing = false;  // lends nothing any more

@@ -131,8 +131,8 @@ Result<std::shared_ptr<LayerRecord>> Runtime::begin_layer(LayerRequest request) 
   }
 
   ++instances_[{request.group, request.layer_id}];
-  layer->number =
-      core_.add_layer({layer->layer_id, core::Membership(options_.self, request.ranks, options_.node_of), layer->layout, layer->key});
+  layer->number = core_.add_layer(
+      {layer->layer_id, core::Membership(options_.self, request.ranks, options_.node_of), layer->layout, layer->key});
   layers_.emplace(layer->key, layer);
   by_number_.emplace(layer->number, layer);
   if (layer->slab) ++layer->slab->layers;

@@ -8,7 +8,14 @@ namespace {
 
 constexpr auto kMaxErrorCode = static_cast<std::uint32_t>(-CARDEA_ERR_INTERNAL);
 
-enum class Opcode : std::uint8_t { kLayerAnnounce = 1, kLayerNotice = 2, kLayerLeft = 3, kRegionsGone = 4, kGoodbye = 5, kNodeNotice = 6 };
+enum class Opcode : std::uint8_t {
+  kLayerAnnounce = 1,
+  kLayerNotice = 2,
+  kLayerLeft = 3,
+  kRegionsGone = 4,
+  kGoodbye = 5,
+  kNodeNotice = 6
+};
 
 void put(WireWriter& out, const LayerKey& key) {
   out.number(key.group).number(key.layer);

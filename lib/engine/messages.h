@@ -10,8 +10,8 @@
 
 #include "lib/base/status.h"
 #include "lib/cache/directory.h"
-#include "lib/core/segment_layout.h"
 #include "lib/core/lane.h"
+#include "lib/core/segment_layout.h"
 #include "lib/core/versions.h"
 
 namespace cardea::engine {

@@ -98,7 +98,8 @@ void Runtime::carry_out(const core::StartChunk& start) {
   if (start.from != cache::kNoEntry) return copy_from_cache(start);
   transport::ChunkOrder order = order_for(start);
   if (start.into == cache::kNoEntry || !options_.back) {
-    return enqueue([transport = route_[start.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });
+    return enqueue(
+        [transport = route_[start.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });
   }
   const std::uint64_t offset = options_.cache->offset(start.into) + start.range.offset;
   enqueue([this, transport = route_[start.source], offset, order = std::move(order)]() mutable {
@@ -124,12 +125,11 @@ void Runtime::copy_from_cache(const core::StartChunk& start) {
   std::vector<Piece> pieces;
   std::uint64_t payload = 0;
   const std::byte* const entry = options_.cache->payload(start.from);
-  layer.layout.for_each_piece(start.range.offset, start.range.bytes,
-                              [&](std::size_t segment, std::uint64_t offset, std::uint64_t bytes) {
-                                pieces.push_back({slot_of(start, layer, segment) + offset,
-                                                  entry + layer.layout.offset(segment) + offset, bytes});
-                                payload += bytes;
-                              });
+  layer.layout.for_each_piece(
+      start.range.offset, start.range.bytes, [&](std::size_t segment, std::uint64_t offset, std::uint64_t bytes) {
+        pieces.push_back({slot_of(start, layer, segment) + offset, entry + layer.layout.offset(segment) + offset, bytes});
+        payload += bytes;
+      });
   in_flight_[start.chunk] = {CARDEA_PATH_CACHE, payload};
   enqueue([this, token = start.chunk, pieces = std::move(pieces)] {
     for (const Piece& piece : pieces) std::memcpy(piece.to, piece.from, piece.bytes);

@@ -91,8 +91,7 @@ void expect_paths(bool mapped, std::uint32_t flags, cardea_path_t within_the_nod
     EXPECT_EQ(sums.get(0) + sums.get(1), (cached ? 2 : 4) * bytes);
     EXPECT_EQ(sums.get(2), 4 * bytes);
     const std::uint64_t from_cache = shares && (flags & CARDEA_FETCH_SLOTS) != 0 ? 2 : 0;
-    EXPECT_EQ(counted.bytes_node_copied,
-              (from_cache + (within_the_node == CARDEA_PATH_NODE_COPY ? node : 0)) * bytes);
+    EXPECT_EQ(counted.bytes_node_copied, (from_cache + (within_the_node == CARDEA_PATH_NODE_COPY ? node : 0)) * bytes);
     EXPECT_EQ(counted.experts_failed, 0u);
     layer.finish(1);
     layer.collect(1);

@@ -29,8 +29,12 @@ LayerAnnounce announcement() {
 }
 
 std::vector<Message> one_of_each() {
-  return {announcement(), LayerNotice{{1, 2}, {kNoRank, core::Notice::Kind::kNodeFinished, 6, 77}}, LayerLeft{{3, 4}, {}},
-          LayerLeft{{3, 4}, Status(CARDEA_ERR_MISMATCH, "two homes", {.peer = 5, .expert = 6})}, RegionsGone{{1, 2, 300000}}, Goodbye{}};
+  return {announcement(),
+          LayerNotice{{1, 2}, {kNoRank, core::Notice::Kind::kNodeFinished, 6, 77}},
+          LayerLeft{{3, 4}, {}},
+          LayerLeft{{3, 4}, Status(CARDEA_ERR_MISMATCH, "two homes", {.peer = 5, .expert = 6})},
+          RegionsGone{{1, 2, 300000}},
+          Goodbye{}};
 }
 
 /// A message of an announcement up to the number of its experts, which the caller adds.

@@ -436,11 +436,18 @@ class JobRank final : public engine::Observer {
       case Phase::kReading: {
         if (layer.to_submit != 0 || !layer.published) return progressed;
         const Status status = runtime_.finish(*layer.record, layer.version);
-        EXPECT_EQ(status.ok(), layer.open.empty()) << status.message();
+        // Ending one fetch may have made another fail, which is open for this test but not for the core any more.
+        const bool all_over = std::all_of(layer.open.begin(), layer.open.end(), [&](const Open& open) {
+          const core::FetchCounts counts = runtime_.core().counts(open.fetch);
+          return open.held.empty() && counts.parked + counts.starved + counts.moving + counts.ready == 0;
+        });
+        EXPECT_EQ(status.ok(), all_over) << status.message();
         if (!status.ok()) {
           EXPECT_EQ(status.code(), CARDEA_ERR_BUSY) << status.message();
           return progressed;
         }
+        for (const Open& open : layer.open) runtime_.destroy_fetch(open.fetch);
+        layer.open.clear();
         layer.phase = Phase::kFinished;
         return true;
       }

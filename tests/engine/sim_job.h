@@ -27,8 +27,8 @@ struct JobPlan {
   unsigned fetches = 3;  // of each rank, layer and version
   std::uint32_t slots = 3;
   std::uint64_t cache_bytes = 0;  // of each node's cache; 0: none
-  bool cancels = false;  // and deadlines, and destroying what is not done
-  bool kill = false;     // one rank, somewhen
+  bool cancels = false;           // and deadlines, and destroying what is not done
+  bool kill = false;              // one rank, somewhen
   Nanoseconds span{60'000};
 };
 

@@ -5,8 +5,8 @@
 set -eu
 run=$1
 program=$2
-few="--hidden 64 --inner 256 --layers 2 --tokens 512 --steps 2"
-sizes="$few --experts 8"
+few="--hidden 64 --inner 256 --tokens 512 --steps 2"
+sizes="$few --layers 2 --experts 8"
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
 table=$directory/table
@@ -36,6 +36,21 @@ expect "home 32 25.0 %"
 expect "node, mapped 32 25.0 %"
 expect "network 64 50.0 %"
 expect "experts moved (counted) 12.0 1.00"   # 64 experts of 192 KiB
+
+# Every expert of the three layers is chosen, so each guess is right about the four that lie on the other node.
+world "prefetch, three layers" "$run" -n 4 --nodes 2 "$program" $few --layers 3 --experts 8 --prefetch
+expect "home 48 25.0 %"
+expect "network 96 50.0 %"
+expect "experts prefetched 64"   # 4 ranks, 2 steps, 2 layers with one before them, 4 experts
+expect "of them chosen 64 100.0 %"
+grep -q "tokens' choices guessed right" "$table" || fail "the guess is not told"
+
+world "prefetch, one layer: nothing to guess" "$run" -n 2 --nodes 2 "$program" $few --layers 1 --experts 8 --prefetch
+expect "experts prefetched 0"
+
+world "prefetch into one slot" "$run" -n 4 --nodes 2 "$program" $sizes --prefetch --slots 1
+expect "network 64 50.0 %"
+expect "experts prefetched 8"
 
 world "one slot for four experts" "$run" -n 4 --nodes 2 "$program" $sizes --slots 1
 expect "network 64 50.0 %"

@@ -20,8 +20,8 @@ beside what iperf3 reaches on the same links:
   --hosts N              (default 4)
   --ranks "A B ..."      ranks per host, each in turn (default "1 2 4")
   --gbit RATE            of each link and direction (default 1)
-  --layers N, --experts N, --expert-bytes BYTES, --segments N, --slots N, --repeat N
-                         as of fetch_all (defaults 4, 16, 4194304, 2, 8, 3); experts are of a layer, over all ranks
+  --layers N, --experts N, --expert-bytes BYTES, --segments N, --slots N, --ahead N, --repeat N
+                         as of fetch_all (defaults 1, 64, 4194304, 2, 8, 2, 3); experts are of a layer, over all ranks
   --bytes-target X       (default 1.02)
   --goodput-target X     (default 0.93)
   --timeout SECONDS      for each run (default 120)
@@ -40,7 +40,7 @@ wrong() {
 
 hosts=4 ranks='1 2 4' gbit=1 bytes_target=1.02 goodput_target=0.93 timeout=120 json='' verbose=''
 program=$here/../build/release/bin/fetch_all
-declare -A shape=([layers]=4 [experts]=16 [expert-bytes]=4194304 [segments]=2 [slots]=8 [repeat]=3)
+declare -A shape=([layers]=1 [experts]=64 [expert-bytes]=4194304 [segments]=2 [slots]=8 [ahead]=2 [repeat]=3)
 whole() { [[ ${2-} =~ ^[1-9][0-9]{0,12}$ ]] || wrong "$1 takes a whole number from 1, not '${2-}'"; }
 number() { [[ ${2-} =~ ^[0-9]+(\.[0-9]+)?$ && ! $2 =~ ^[0.]+$ ]] || wrong "$1 takes a number above 0, not '${2-}'"; }
 while (($#)); do
@@ -48,7 +48,7 @@ while (($#)); do
     --hosts) whole "$@"; hosts=$2; shift 2 ;;
     --ranks) [[ ${2-} =~ ^[1-9][0-9]*(\ +[1-9][0-9]*)*$ ]] || wrong "--ranks takes whole numbers, such as '1 2 4', not '${2-}'"
              ranks=$2; shift 2 ;;
-    --layers|--experts|--expert-bytes|--segments|--slots|--repeat) whole "$@"; shape[${1#--}]=$2; shift 2 ;;
+    --layers|--experts|--expert-bytes|--segments|--slots|--ahead|--repeat) whole "$@"; shape[${1#--}]=$2; shift 2 ;;
     --gbit) number "$@"; gbit=$2; shift 2 ;;
     --bytes-target) number "$@"; bytes_target=$2; shift 2 ;;
     --goodput-target) number "$@"; goodput_target=$2; shift 2 ;;
@@ -146,7 +146,7 @@ if [[ $json ]]; then
   "gbit": $gbit,
   "iperf": {"goodput": $link_goodput, "received_ratio": $link_ratio},
   "targets": {"bytes_ratio": $bytes_target, "goodput_fraction": $goodput_target},
-  "shape": {"layers": ${shape[layers]}, "experts": ${shape[experts]}, "expert_bytes": ${shape[expert-bytes]}, "segments": ${shape[segments]}, "slots": ${shape[slots]}, "repeat": ${shape[repeat]}},
+  "shape": {"layers": ${shape[layers]}, "experts": ${shape[experts]}, "expert_bytes": ${shape[expert-bytes]}, "segments": ${shape[segments]}, "slots": ${shape[slots]}, "ahead": ${shape[ahead]}, "repeat": ${shape[repeat]}},
   "configurations": [
 $rows
   ]

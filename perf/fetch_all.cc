@@ -3,10 +3,10 @@
 // every byte. Start it by cardea-run, torchrun, mpirun, or on perf/cluster.sh, once per rank.
 //
 // A repetition is one version of all layers: the homes write and publish it, all ranks meet, then each fetches layer after
-// layer, releasing views as they come; that much is timed. Repetition 0 opens the connections and is not counted. Ranks
-// meet and learn each other's times by one more layer, of which expert r is rank r's figures: fetching a version waits
-// until it is published.
-// Exits with 0, with 1 if bytes were wrong or a call failed, with 2 on wrong options.
+// layer, the next one's fetch being open already, and releases views as they come; that much is timed. Repetition 0 opens
+// the connections and is not counted. Ranks meet and learn each other's times by one more layer, of which expert r is rank
+// r's figures: fetching a version waits until it is published. Exits with 0, with 1 if bytes were wrong or a call failed,
+// with 2 on wrong options.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -15,6 +15,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <numeric>
 #include <string>
 #include <type_traits>
@@ -122,12 +123,14 @@ class Layers {
   /// Fetches all experts of all layers; the number of experts with wrong bytes, if it shall look at them.
   std::uint64_t fetch(std::uint64_t version, bool check) {
     std::uint64_t wrong = 0;
-    for (std::uint32_t l = 0; l < shape_.layers; ++l) {
-      cx::Fetch fetch = layers_[l].handle.fetch(version, all_);
-      for (const cx::View& view : fetch.views()) {
+    std::deque<cx::Fetch> open;
+    for (std::uint32_t l = 0, next = 0; l < shape_.layers; ++l) {
+      for (; next < shape_.layers && next < l + shape_.ahead; ++next)
+        open.push_back(layers_[next].handle.fetch(version, all_));
+      for (const cx::View& view : open.front().views()) {
         if (check && !right(l, version, view)) ++wrong;
       }
-      fetch.close();
+      open.pop_front();
       layers_[l].handle.finish(version);
     }
     return wrong;
@@ -243,6 +246,10 @@ int main(int argc, char** argv) {
       ->check(count(CARDEA_MAX_SEGMENTS))
       ->capture_default_str();
   app.add_option("--slots", shape.slots, "Slots of each rank's slab")->check(count(65536))->capture_default_str();
+  app.add_option("--ahead", shape.ahead,
+                 "Layers whose fetches are open at a time; 1: a layer begins when the last has ended")
+      ->check(count(1024))
+      ->capture_default_str();
   app.add_option("--repeat", options.repeat, "Repetitions after the warm-up")->check(count(1000000))->capture_default_str();
   app.add_option("--check", options.check,
                  "Look at every byte: in the first repetition (which is not timed), in all, in none")

@@ -92,6 +92,7 @@ std::string format_table(const FetchAllShape& shape, const Figures& figures, boo
   line("{} ranks on {} nodes, each fetches all of {} layers of {} experts of {:.3f} MB in {} segments, {} slots",
        figures.front().size(), nodes.size(), shape.layers, shape.experts, megabytes(shape.expert_bytes), shape.segments,
        shape.slots);
+  line("fetches of {} layers are open at a time", std::min(shape.ahead, shape.layers));
   line("");
   line("{:<16}{:>12}", "repetition", "seconds");
   for (std::size_t r = 0; r < figures.size(); ++r) {
@@ -125,10 +126,15 @@ std::string format_table(const FetchAllShape& shape, const Figures& figures, boo
 
 std::string format_json(const FetchAllShape& shape, const Figures& figures) {
   using Json = nlohmann::ordered_json;
-  Json json = {{"ranks", figures.front().size()},    {"layers", shape.layers},
-               {"experts", shape.experts},           {"segments", shape.segments},
-               {"expert_bytes", shape.expert_bytes}, {"slots", shape.slots},
-               {"repetitions", figures.size() - 1},  {"wrong_experts", sum(figures, &RankFigures::wrong_experts)}};
+  Json json = {{"ranks", figures.front().size()},
+               {"layers", shape.layers},
+               {"experts", shape.experts},
+               {"segments", shape.segments},
+               {"expert_bytes", shape.expert_bytes},
+               {"slots", shape.slots},
+               {"ahead", shape.ahead},
+               {"repetitions", figures.size() - 1},
+               {"wrong_experts", sum(figures, &RankFigures::wrong_experts)}};
   for (const auto& ranks : figures) json["seconds"].push_back(most_seconds(ranks));
   for (const Path& path : kPaths) {
     const std::uint64_t experts = sum(figures, path.experts);

@@ -16,6 +16,7 @@ struct FetchAllShape {
   std::uint32_t segments = 2;
   std::uint64_t expert_bytes = 4 << 20;  // the first segment gets the remainder
   std::uint32_t slots = 8;
+  std::uint32_t ahead = 2;  // layers whose fetches are open at a time
 
   std::uint64_t segment_bytes(std::uint32_t segment) const {
     return expert_bytes / segments + (segment == 0 ? expert_bytes % segments : 0);

@@ -93,7 +93,9 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   if (node_cache_) {
     options.cache = node_cache_.get();
     options.node_ranks = membership->node_ranks;
-    options.back = [arena = &*engine_->arena](std::uint64_t offset, std::uint64_t bytes) { return arena->back(offset, bytes); };
+    options.back = [arena = &*engine_->arena](std::uint64_t offset, std::uint64_t bytes) {
+      return arena->back(offset, bytes);
+    };
   }
   runtime_ = std::make_unique<engine::Runtime>(engine_->executor, *this, std::move(options));
   std::vector<Rank> shm_peers;
@@ -137,8 +139,8 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
 void Context::make_node_cache(const shm::Membership& membership, Clock::time_point deadline) {
   auto shared = shm::share_arena(membership, self_, settings_.cache_bytes, settings_.chunk_bytes, deadline);
   if (!shared.ok()) {
-    log::print(log::Level::kWarn, std::to_string(self_), "cache",
-               "no node cache, so this rank fetches for itself alone: {}", shared.status().message());
+    log::print(log::Level::kWarn, std::to_string(self_), "cache", "no node cache, so this rank fetches for itself alone: {}",
+               shared.status().message());
     return;
   }
   if (!shared->has_value()) return;
@@ -268,15 +270,10 @@ void Context::abort(const Status& why) {
 
 void Context::shut_down() {
   if (!thread_.joinable()) return;
-  {
-    const auto held = lock();
-    abort(Status(CARDEA_ERR_CANCELED, "the context was destroyed"));
-    runtime_->say_goodbye();
-  }
-  // Behind what say_goodbye has queued: the transports send that, complete every chunk, and let go of all memory.
+  // The transports send what is queued for them, complete every chunk, and let go of all memory.
   auto closed = std::make_shared<std::promise<void>>();
   auto left = std::make_shared<int>(0);
-  engine_->executor.post([engine = engine_.get(), closed, left] {
+  const auto close = [engine = engine_.get(), closed, left] {
     const auto one_less = [closed, left] {
       if (--*left == 0) closed->set_value();
     };
@@ -284,7 +281,12 @@ void Context::shut_down() {
     if (engine->shm) engine->shm->close(one_less);
     if (engine->ucx) engine->ucx->close(one_less);
     one_less();
-  });
+  };
+  {
+    const auto held = lock();
+    abort(Status(CARDEA_ERR_CANCELED, "the context was destroyed"));
+    runtime_->say_goodbye(close);
+  }
   closed->get_future().wait();
   engine_->work.reset();
   engine_->io.stop();

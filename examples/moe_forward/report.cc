@@ -66,7 +66,7 @@ std::string format_table(const RunDescription& run, std::span<const RankReport> 
   line("");
   line("{:<36}{:>12}{:>12}", "bytes between nodes", "MiB", "ratio");
   line("  {:<34}{:>12.1f}{:>12.2f}", "experts moved (counted)", mebibytes(moved), 1.0);
-  line("  {:<34}{:>12.1f}{:>12}", "spared by the node cache", mebibytes(from_cache),
+  line("  {:<34}{:>12.1f}{:>12}", "served from the node cache", mebibytes(from_cache),
        moved == 0 ? "-" : fmt::format("{:.2f}", static_cast<double>(from_cache) / static_cast<double>(moved)));
   line("  {:<34}{:>12.1f}{:>12}", "all-to-all would have sent", mebibytes(tokens_would),
        moved == 0 ? "-" : fmt::format("{:.2f}", static_cast<double>(tokens_would) / static_cast<double>(moved)));

@@ -48,7 +48,7 @@ world "two nodes of two ranks without node cache" env CARDEA_CACHE_BYTES=0 "$run
 expect "node cache 0 0.0 %"
 expect "network 64 50.0 %"
 expect "experts moved (counted) 12.0 1.00"
-expect "spared by the node cache 0.0 0.00"
+expect "served from the node cache 0.0 0.00"
 
 # Every expert of the three layers is chosen, so each guess is right about the four that lie on the other node.
 world "prefetch, three layers" "$run" -n 4 --nodes 2 "$program" $few --layers 3 --experts 8 --prefetch

@@ -357,7 +357,7 @@ TEST(Report, SumsTheRanks) {
   EXPECT_NE(table.find("PASS"), std::string::npos);
 }
 
-TEST(Report, TellsWhatTheNodeCacheSparedAndHowGoodTheGuessesWere) {
+TEST(Report, TellsWhatTheNodeCacheServedAndHowGoodTheGuessesWere) {
   std::vector<RankReport> reports(4);
   for (RankReport& r : reports) {
     r.experts_network = 1;
@@ -372,7 +372,7 @@ TEST(Report, TellsWhatTheNodeCacheSparedAndHowGoodTheGuessesWere) {
   RunDescription run = two_by_two();
   std::string table = format_table(run, reports);
   EXPECT_EQ(line_of(table, "node cache"), "node cache 12 75.0 %");
-  EXPECT_TRUE(line_of(table, "spared by the node cache").ends_with(" 3.00"));
+  EXPECT_TRUE(line_of(table, "served from the node cache").ends_with(" 3.00"));
   EXPECT_EQ(table.find("prefetch"), std::string::npos);
   run.prefetch = true;
   table = format_table(run, reports);

@@ -248,7 +248,7 @@ TEST(Routing, AllToAllCountsATokenOncePerRankOfAnotherNode) {
 }
 
 TEST(Routing, AGuessSharesTheChoicesOfEachTokenWhateverTheirPlace) {
-  Shape s = small_shape();  // top-2 of 6
+  Shape s = small_shape();                                                     // top-2 of 6
   const std::vector<float> real = {1, 2, 0, 0, 0, 0, /**/ 0, 0, 0, 0, 3, 4};   // {0, 1}, {4, 5}
   const std::vector<float> guess = {0, 2, 1, 0, 0, 0, /**/ 1, 2, 0, 0, 0, 0};  // {1, 2}, {0, 1}: one right, then none
   EXPECT_EQ(choices_shared(route_logits(s, guess), route_logits(s, real)), 1u);

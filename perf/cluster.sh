@@ -6,6 +6,10 @@
 # other end is a port of a bridge, and both ends are shaped by tc tbf, so that a host's link has its rate in each
 # direction. The bridge lies in one more namespace: nothing of this is ever in the machine's own network, and deleting the
 # namespaces takes everything with them. Names carry this process's id, so runs do not meet.
+#
+# Whatever a host's ranks have started belongs to the host by its network namespace, also what has left their session, and
+# is killed with it. If this script itself is killed by SIGKILL, a watcher in a session of its own sees that within about a
+# second and does the same; --clean is for the case that somebody killed both.
 set -euo pipefail
 
 usage() {
@@ -22,13 +26,14 @@ Runs PROGRAM once per rank on emulated hosts and prints the bytes that the kerne
   --timeout SECONDS    ends the run with status 124 (default 600)
   --json FILE          writes the counters as JSON too
   --iperf              measures the link between two hosts by iperf3, instead of running a program
-  --clean              removes what runs left behind that were killed by SIGKILL
+  --clean              removes what runs left behind that were killed together with their watcher; running ones stay
 
 Ranks are numbered host by host. Each gets CARDEA_RANK, CARDEA_WORLD_SIZE, CARDEA_ROOT (a free
 address:port of rank 0's host), CARDEA_JOB, CARDEA_SECRET_FILE, the same under torchrun's names (RANK, WORLD_SIZE,
 LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT), and UCX_TLS=tcp,self unless UCX_TLS is set.
+All that the ranks started ends with the run, also what they left in the background.
 Exit status: that of the first rank to fail (128 + signal if killed), 0 if none did, 1 if the cluster could not be made,
-2: wrong options.
+2: wrong options, 124: out of time, 128 + signal: ended by a signal.
 END
 }
 die() {
@@ -39,18 +44,24 @@ wrong() { die "$1 (--help lists the options)" 2; }
 
 # ---- left-overs of dead runs: namespaces cardea-PID-... whose PID is no cluster.sh any more
 remove_namespaces() {  # PREFIX
-  local ns pids
-  for ns in $(ip netns list | awk -v prefix="$1" 'index($1, prefix) == 1 {print $1}'); do
-    pids=$(ip netns pids "$ns" 2>/dev/null || true)
-    # shellcheck disable=SC2086
-    [[ -z $pids ]] || kill -KILL $pids 2>/dev/null || true
-    ip netns delete "$ns" 2>/dev/null || true
+  local ns pids attempt all
+  all=$(ip netns list | awk -v prefix="$1" 'index($1, prefix) == 1 {print $1}')
+  for ns in $all; do
+    for ((attempt = 0; attempt < 250; attempt++)); do  # again, since a process may have forked meanwhile; at most about 5 s
+      pids=$(ip netns pids "$ns" 2>/dev/null || true)
+      [[ $pids ]] || break
+      # shellcheck disable=SC2086
+      kill -KILL $pids 2>/dev/null || true
+      sleep 0.02
+    done
   done
+  for ns in $all; do ip netns delete "$ns" 2>/dev/null || true; done
 }
+is_running() { [[ $(tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline") == *cluster.sh* ]]; }  # also false of a zombie
 clean() {
   local pid removed=0
   for pid in $(ip netns list | sed -nE 's/^cardea-([0-9]+)-.*/\1/p' | sort -u); do
-    ! tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q 'cluster\.sh' || continue
+    ! is_running "$pid" || continue
     remove_namespaces "cardea-$pid-"
     rm -rf "${TMPDIR:-/tmp}/cardea-$pid-"??????
     removed=$((removed + 1))
@@ -59,8 +70,8 @@ clean() {
 }
 
 # ---- options
-hosts=2 ranks_per_host=1 gbit='' timeout=600 json='' iperf='' program=()
-whole() { [[ ${2-} =~ ^[1-9][0-9]{0,5}$ ]] || wrong "$1 takes a whole number from 1, not '${2-}'"; }
+hosts=2 ranks_per_host=1 gbit='' timeout=600 json='' iperf='' clean_only='' watched='' program=()
+whole() { [[ ${2-} =~ ^[1-9][0-9]{0,6}$ ]] || wrong "$1 takes a whole number from 1, not '${2-}'"; }
 while (($#)); do
   case $1 in
     --hosts) whole "$@"; hosts=$2; shift 2 ;;
@@ -72,6 +83,7 @@ while (($#)); do
             json=$2; shift 2 ;;
     --iperf) iperf=1; shift ;;
     --clean) clean_only=1; shift ;;
+    --clean-after) whole "$@"; clean_only=1 watched=$2; shift 2 ;;  # the watcher
     --help|-h) usage; exit 0 ;;
     --) shift; program=("$@"); break ;;
     *) wrong "unknown option '$1'; the program comes after --" ;;
@@ -80,7 +92,8 @@ done
 ((hosts <= 250)) || wrong "--hosts takes at most 250"
 for tool in ip tc nsenter unshare; do command -v "$tool" >/dev/null || die "needs $tool (packages iproute2, util-linux)"; done
 [[ $EUID -eq 0 ]] || die "network namespaces need root"
-if [[ ${clean_only-} ]]; then
+if [[ $clean_only ]]; then
+  while [[ $watched ]] && is_running "$watched"; do sleep 1; done
   clean
   exit 0
 fi
@@ -91,21 +104,27 @@ fi
 
 # ---- making and removing the cluster
 prefix=cardea-$$-
-holders=()
+holders=() watcher=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/${prefix}XXXXXX")
 finish() {
   local status=$?
   trap - EXIT
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP QUIT PIPE
   exec 2>/dev/null  # bash would report every process that it sees killed
   remove_namespaces "$prefix"
   rm -rf "$work"
+  kill -KILL -- "-$watcher" || true  # its whole session
   exit "$status"
 }
 trap finish EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
+trap 'exit 131' QUIT
+trap 'exit 141' PIPE
 trap 'exit 143' TERM
+setsid bash "$0" --clean-after $$ <>/dev/null >&0 2>&0 &
+watcher=$!
+disown
 
 address() { echo "10.77.0.$(($1 + 1))"; }
 
@@ -190,9 +209,14 @@ run_ranks() {
   return "$status"
 }
 
+# A signal is heard at once only while bash waits, not while it runs something in the foreground.
+iperf_client() {
+  (on 0 iperf3 --client "$(address 1)" --time 5 --json) >"$work/iperf" 2>&1 &
+  wait $! && grep -q sum_received "$work/iperf"
+}
 measure_iperf() {
   (on 1 iperf3 --server --one-off >/dev/null) &
-  until (on 0 iperf3 --client "$(address 1)" --time 5 --json) >"$work/iperf" 2>&1 && grep -q sum_received "$work/iperf"; do
+  until iperf_client; do
     grep -q 'Connection refused' "$work/iperf" || { cat "$work/iperf" >&2; return 1; }
     sleep 0.05  # the server is about to listen
   done
@@ -202,33 +226,40 @@ measure_iperf() {
 print_counters() {
   local host
   for ((host = 0; host < hosts; host++)); do echo "$host ${before[host]} ${after[host]}"; done |
-    awk -v ranks="$ranks_per_host" -v json="$json" -v seconds="$1" '
+    awk -v ranks="$ranks_per_host" -v json="$json" -v seconds="$1" -v iperf="$2" '
       function megabytes(bytes) {return sprintf("%.3f", bytes / 1e6)}
       BEGIN {printf "\n%-14s %6s %12s %12s %13s %13s %13s\n", "host", "ranks", "sent MB", "received MB", "packets sent", "packets recv", "loopback MB"}
       {
         for (i = 1; i <= 5; i++) {delta[i] = $(i + 6) - $(i + 1); sum[i] += delta[i]}
+        received[$1] = delta[2]
         printf "%-14s %6d %12s %12s %13d %13d %13s\n", "cardea-host" $1, ranks, megabytes(delta[1]), megabytes(delta[2]), delta[3], delta[4], megabytes(delta[5])
         rows = rows sprintf("%s\n    {\"host\": \"cardea-host%d\", \"ranks\": %d, \"sent_bytes\": %d, \"received_bytes\": %d, \"sent_packets\": %d, \"received_packets\": %d, \"loopback_bytes\": %d}",
                             rows == "" ? "" : ",", $1, ranks, delta[1], delta[2], delta[3], delta[4], delta[5])
       }
       END {
         printf "%-14s %6d %12s %12s %13d %13d %13s\n", "all", ranks * NR, megabytes(sum[1]), megabytes(sum[2]), sum[3], sum[4], megabytes(sum[5])
-        if (json != "") printf "{\n  \"seconds\": %s,\n  \"hosts\": [%s\n  ]\n}\n", seconds, rows >json
+        if (iperf != "") {  # host 0 sent, host 1 received
+          split(iperf, figure, " ")
+          ratio = received[1] / figure[1]
+          printf "\ngoodput %.1f MB/s (%.3f Gbit/s), bytes received on the link / bytes of payload: %.4f\n", figure[2] / 8e6, figure[2] / 1e9, ratio
+          rows = rows sprintf("\n  ],\n  \"iperf\": {\"payload_bytes\": %.0f, \"bits_per_second\": %.0f, \"received_ratio\": %.5f}", figure[1], figure[2], ratio)
+        } else {
+          rows = rows "\n  ]"
+        }
+        if (json != "") printf "{\n  \"seconds\": %s,\n  \"hosts\": [%s\n}\n", seconds, rows >json
       }'
 }
 
-# Goodput as the receiver saw it (all but the last values of iperf3's JSON are of single seconds or streams), and what the
-# kernel counted for it.
-print_iperf() {
-  awk -v before="${before[0]}" -v after="${after[0]}" '
-    BEGIN {split(before, b, " "); split(after, a, " "); sent = a[1] - b[1]; FS = "[:,[:space:]]+"}
+# What the receiver got: its bytes and its bits per second (all but the last values of iperf3's JSON are of single seconds
+# or streams).
+iperf_figures() {
+  awk '
+    BEGIN {FS = "[:,[:space:]]+"}
     {for (i = 1; i < NF; i++) if ($i ~ /^"/) value[$i] = $(i + 1)}
     /"sum_received"/ {inside = 1}
     inside && /"bytes"/ {received = value["\"bytes\""]}
     inside && /"bits_per_second"/ {rate = value["\"bits_per_second\""]; inside = 0}
-    END {
-      printf "\ngoodput %.1f MB/s (%.3f Gbit/s), bytes on the link / bytes received: %.4f\n", rate / 8e6, rate / 1e9, sent / received
-    }' "$work/iperf"
+    END {printf "%.0f %.0f\n", received, rate}' "$work/iperf"
 }
 
 make_cluster
@@ -239,6 +270,7 @@ status=0
 if [[ $iperf ]]; then measure_iperf || status=$?; else run_ranks || status=$?; fi
 seconds=$(awk -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN {printf "%.3f", b - a}')
 for ((host = 0; host < hosts; host++)); do after[host]=$(counters $host); done
-print_counters "$seconds"
-if [[ $iperf ]] && ((!status)); then print_iperf; fi
+figures=''
+if [[ $iperf ]] && ((!status)); then figures=$(iperf_figures); fi
+print_counters "$seconds" "$figures"
 exit "$status"

@@ -9,7 +9,8 @@
 namespace moe {
 namespace cx = cardea::api;
 
-CardeaExperts::CardeaExperts(const cx::Context& job, const cx::Group& group, const Shape& shape, std::uint32_t slots) {
+CardeaExperts::CardeaExperts(const cx::Context& job, const cx::Group& group, const Shape& shape, std::uint32_t slots)
+    : slots_(slots) {
   const cardea_context_info_t me = job.info();
   const std::size_t w13_bytes = shape.w13_floats() * sizeof(float);
   const std::size_t w2_bytes = shape.w2_floats() * sizeof(float);
@@ -47,6 +48,17 @@ CardeaExperts::CardeaExperts(const cx::Context& job, const cx::Group& group, con
 void CardeaExperts::visit(std::uint32_t layer, std::uint64_t version, std::span<const std::uint32_t> experts,
                           const Compute& compute) {
   cx::Fetch fetch = layers_[layer].handle.fetch(version, experts);
+  if (under_way_ && under_way_->layer == layer) {
+    for (const std::uint32_t e : under_way_->experts) {
+      if (std::binary_search(experts.begin(), experts.end(), e)) ++prefetched_.chosen;
+    }
+    under_way_.reset();  // the fetch has taken over what is on its way and wanted
+  }
+  if (planned_ && planned_->layer != layer) {
+    under_way_ = std::exchange(planned_, std::nullopt);
+    under_way_->prefetch = layers_[under_way_->layer].handle.prefetch(under_way_->version, under_way_->experts);
+    prefetched_.guessed += under_way_->experts.size();
+  }
   std::chrono::nanoseconds span{};
   std::chrono::nanoseconds blocked{};
   for (;;) {
@@ -64,6 +76,25 @@ void CardeaExperts::visit(std::uint32_t layer, std::uint64_t version, std::span<
   }
   times_.span += span;
   times_.blocked += std::min(blocked, span);
+}
+
+void CardeaExperts::expect(std::uint32_t layer, std::uint64_t version, const Routing& guess) {
+  std::vector<std::uint32_t> remote;
+  for (const std::uint32_t e : guess.chosen()) {
+    const cardea_path_t path = layers_[layer].handle.expert(e).path;
+    if (path == CARDEA_PATH_NETWORK || path == CARDEA_PATH_CACHE) remote.push_back(e);
+  }
+  std::stable_sort(remote.begin(), remote.end(), [&](auto a, auto b) { return guess.rows_of(a) > guess.rows_of(b); });
+  if (remote.size() > slots_) remote.resize(slots_);
+  planned_.reset();
+  if (!remote.empty()) planned_ = Expected{layer, version, std::move(remote), {}};
+}
+
+void CardeaExperts::finish(std::uint32_t layer, std::uint64_t version) {
+  // Left over if no token chose any expert of it.
+  if (planned_ && planned_->layer == layer) planned_.reset();
+  if (under_way_ && under_way_->layer == layer) under_way_.reset();
+  layers_[layer].handle.finish(version);
 }
 
 void CardeaExperts::update(std::uint32_t layer, std::uint64_t version) {

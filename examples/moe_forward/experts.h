@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -22,6 +23,12 @@ struct FetchTimes {
   // Share of fetch time hidden behind computation: 1 - blocked / span.
 };
 
+/// What came of guessing which experts a layer will want.
+struct PrefetchCounts {
+  std::uint64_t guessed = 0;  // experts of other nodes that were prefetched
+  std::uint64_t chosen = 0;   // of them, those that the layer then wanted
+};
+
 class CardeaExperts : public ExpertSource {
  public:
   /// Collective over the group. Makes this rank's experts at version 1 and publishes them. At most `slots` fetched experts
@@ -31,8 +38,13 @@ class CardeaExperts : public ExpertSource {
   void visit(std::uint32_t layer, std::uint64_t version, std::span<const std::uint32_t> experts,
              const Compute& compute) override;
 
+  /// Has the experts of `guess` that lie on other nodes prefetched for `layer`, those with the most rows first and at most
+  /// as many as the slab has slots. This begins when the next visit, which is of another layer, has asked for its own
+  /// experts, so that they come first; it ends when `layer` is visited or finished.
+  void expect(std::uint32_t layer, std::uint64_t version, const Routing& guess);
+
   /// Says that this rank needs the layer's experts at `version` no longer.
-  void finish(std::uint32_t layer, std::uint64_t version) { layers_[layer].handle.finish(version); }
+  void finish(std::uint32_t layer, std::uint64_t version);
   /// Waits until no rank does; then this rank's experts may be written to.
   void collect(std::uint32_t layer, std::uint64_t version) { layers_[layer].handle.collect(version); }
   /// Updates this rank's experts of the layer, which were collected, to `version` and publishes them.
@@ -40,6 +52,7 @@ class CardeaExperts : public ExpertSource {
 
   const std::vector<std::uint32_t>& home() const { return home_; }
   const FetchTimes& times() const { return times_; }
+  const PrefetchCounts& prefetched() const { return prefetched_; }
 
  private:
   struct Layer {
@@ -48,10 +61,21 @@ class CardeaExperts : public ExpertSource {
     cardea::api::Layer handle;
   };
 
+  /// A prefetch of one layer: planned first, then on its way.
+  struct Expected {
+    std::uint32_t layer;
+    std::uint64_t version;
+    std::vector<std::uint32_t> experts;
+    cardea::api::Fetch prefetch;  // empty while planned
+  };
+
   std::vector<std::uint32_t> home_;  // each expert's rank
+  std::uint32_t slots_;
   FetchTimes times_;
+  PrefetchCounts prefetched_;
   cardea::api::Slab slab_;
   std::vector<Layer> layers_;  // after the slab, which layers must not outlive
+  std::optional<Expected> planned_, under_way_;
 };
 
 }  // namespace moe

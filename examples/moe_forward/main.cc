@@ -10,6 +10,8 @@
 #include <CLI/CLI.hpp>
 #include <cardea/cardea.hpp>
 #include <exception>
+#include <optional>
+#include <utility>
 
 #include "experts.h"
 #include "forward.h"
@@ -29,8 +31,9 @@ struct Options {
   Shape shape;
   std::uint32_t tokens = 8192;
   std::uint32_t steps = 3;
-  std::uint32_t slots = 3;
+  std::uint32_t slots = 0;
   std::string text;
+  bool prefetch = false;
   bool no_check = false;
 };
 
@@ -47,11 +50,12 @@ void add_options(CLI::App& app, Options& o) {
   app.add_option("--layers", o.shape.layers, "MoE layers")->check(count(1024))->capture_default_str();
   app.add_option("--tokens", o.tokens, "Tokens per rank and step")->check(count(1u << 24))->capture_default_str();
   app.add_option("--steps", o.steps, "Steps, each with weights of its own")->check(count(1000000))->capture_default_str();
-  app.add_option("--slots", o.slots, "Slots of the slab: experts fetched ahead or computed on")
-      ->check(count(65536))
-      ->capture_default_str();
+  app.add_option("--slots", o.slots,
+                 "Slots of the slab: experts fetched ahead or computed on (default 3, with --prefetch 8)")
+      ->check(count(65536));
   app.add_option("--seed", o.shape.seed, "Determines all weights")->capture_default_str();
   app.add_option("--text", o.text, "File whose bytes are the tokens (default: a licence text of this machine)");
+  app.add_flag("--prefetch", o.prefetch, "While a layer computes, fetch ahead what the next one is guessed to want");
   app.add_flag("--no-check", o.no_check, "Do not compare with a single-process run");
 }
 
@@ -93,6 +97,7 @@ int run(const Options& options) {
   for (std::uint32_t l = 0; l < shape.layers; ++l) gates.push_back(make_gate(shape, l));
 
   CardeaExperts experts(job, group, shape, options.slots);
+  std::optional<Routing> guess;  // of the layer that comes next
   RankReport report;
   ForwardTimes forward;
   {
@@ -101,7 +106,18 @@ int run(const Options& options) {
     for (std::uint64_t version = 1; version <= options.steps; ++version) {
       std::vector<float> x = embedded;
       for (std::uint32_t l = 0; l < shape.layers; ++l) {
+        const std::optional<Routing> guessed = std::exchange(guess, std::nullopt);
+        if (options.prefetch && l + 1 < shape.layers) {
+          // What a layer adds to its input is small beside it, so the next layer's input is nearly this one's.
+          const Timed timed(report.guess);
+          guess = route(shape, rms_norm(shape, x), gates[l + 1]);
+          experts.expect(l + 1, version, *guess);
+        }
         const Routing routing = forward_layer(shape, gates[l], l, version, experts, x, forward);
+        if (guessed) {
+          report.choices_guessed += routing.expert.size();
+          report.choices_right += choices_shared(*guessed, routing);
+        }
         experts.finish(l, version);
         report.bytes_all_to_all += all_to_all_bytes(shape, routing, experts.home(), node_of, me.node);
         progress.advance(fmt::format("step {}/{}, layer {}/{}", version, options.steps, l + 1, shape.layers));
@@ -128,6 +144,9 @@ int run(const Options& options) {
   report.experts_cache = counters.experts_cache;
   report.experts_network = counters.experts_network;
   report.bytes_network_received = counters.bytes_network_received;
+  report.bytes_prefetch_wasted = counters.prefetch_bytes_wasted;
+  report.prefetched = experts.prefetched().guessed;
+  report.prefetched_chosen = experts.prefetched().chosen;
   report.fetch_span = static_cast<std::uint64_t>(experts.times().span.count());
   report.fetch_blocked = static_cast<std::uint64_t>(experts.times().blocked.count());
   report.gate = static_cast<std::uint64_t>(forward.gate.count());
@@ -143,6 +162,7 @@ int run(const Options& options) {
                                    .steps = options.steps,
                                    .slots = options.slots,
                                    .checked = !options.no_check,
+                                   .prefetch = options.prefetch,
                                    .text = text.path};
   fmt::print("{}", format_table(description, reports));
   return passed(reports) ? 0 : 1;
@@ -156,6 +176,7 @@ int main(int argc, char** argv) {
   CLI::App app("Forward pass of a Mixture-of-Experts model whose tokens stay in place");
   moe::add_options(app, options);
   CLI11_PARSE(app, argc, argv);
+  if (options.slots == 0) options.slots = options.prefetch ? 8 : 3;
   if (options.shape.top_k > options.shape.experts) {
     fmt::print(stderr, "moe_forward: --top-k {} exceeds --experts {}\n", options.shape.top_k, options.shape.experts);
     return 2;

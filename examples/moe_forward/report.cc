@@ -60,11 +60,14 @@ std::string format_table(const RunDescription& run, std::span<const RankReport> 
     line("  {:<34}{:>12}{:>10.1f} %", path.name, count, percent(count, all));
   }
 
+  std::uint64_t from_cache = sum(reports, &RankReport::experts_cache) * s.expert_bytes();
   const std::uint64_t moved = sum(reports, &RankReport::bytes_network_received);
   const std::uint64_t tokens_would = sum(reports, &RankReport::bytes_all_to_all);
   line("");
   line("{:<36}{:>12}{:>12}", "bytes between nodes", "MiB", "ratio");
   line("  {:<34}{:>12.1f}{:>12.2f}", "experts moved (counted)", mebibytes(moved), 1.0);
+  line("  {:<34}{:>12.1f}{:>12}", "served from the node cache", mebibytes(from_cache),
+       moved == 0 ? "-" : fmt::format("{:.2f}", static_cast<double>(from_cache) / static_cast<double>(moved)));
   line("  {:<34}{:>12.1f}{:>12}", "all-to-all would have sent", mebibytes(tokens_would),
        moved == 0 ? "-" : fmt::format("{:.2f}", static_cast<double>(tokens_would) / static_cast<double>(moved)));
   line("  all-to-all: 2 H 4 bytes for each token and rank of another node with an expert of its choice");
@@ -78,7 +81,23 @@ std::string format_table(const RunDescription& run, std::span<const RankReport> 
   line("  {:<34}{:>12.3f}", "waited with nothing to compute", static_cast<double>(blocked) / 1e9);
   line("  {:<34}{:>10.1f} %", "hidden behind computation", span == 0 ? 100.0 : 100.0 - percent(blocked, span));
 
+  if (run.prefetch) {
+    const std::uint64_t prefetched = sum(reports, &RankReport::prefetched);
+    const std::uint64_t chosen = sum(reports, &RankReport::prefetched_chosen);
+    const std::uint64_t guessed = sum(reports, &RankReport::choices_guessed);
+    const std::uint64_t right = sum(reports, &RankReport::choices_right);
+    const std::uint64_t wasted = sum(reports, &RankReport::bytes_prefetch_wasted);
+    line("");
+    line("{:<36}{:>12}{:>12}", "prefetch, the next layer's experts", "", "share");
+    line("  {:<34}{:>12}{:>10.1f} %", "tokens' choices guessed right", right, percent(right, guessed));
+    line("  {:<34}{:>12}{:>12}", "experts prefetched", prefetched, "");
+    line("  {:<34}{:>12}{:>10.1f} %", "of them chosen", chosen, percent(chosen, prefetched));
+    line("  {:<34}{:>12.1f}{:>10.1f} %", "MiB moved and never read", mebibytes(wasted), percent(wasted, moved));
+    line("  guess: the next layer's gate, applied to this layer's input");
+  }
+
   const Path phases[] = {{"gate", &RankReport::gate},
+                         {"guessing the next layer's experts", &RankReport::guess},
                          {"waiting for experts", &RankReport::fetch_blocked},
                          {"experts", &RankReport::experts},
                          {"combine", &RankReport::combine},

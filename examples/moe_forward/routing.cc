@@ -66,6 +66,17 @@ Routing route_logits(const Shape& shape, std::span<const float> logits) {
   return routing;
 }
 
+std::uint64_t choices_shared(const Routing& guess, const Routing& real) {
+  std::uint64_t shared = 0;
+  for (std::size_t first = 0; first < real.expert.size(); first += real.top_k) {
+    const auto begin = guess.expert.begin() + static_cast<std::ptrdiff_t>(first);
+    for (std::size_t c = first; c < first + real.top_k; ++c) {
+      if (std::binary_search(begin, begin + guess.top_k, real.expert[c])) ++shared;
+    }
+  }
+  return shared;
+}
+
 std::uint64_t all_to_all_bytes(const Shape& shape, const Routing& routing, std::span<const std::uint32_t> home,
                                std::span<const std::uint32_t> node, std::uint32_t own_node) {
   std::uint64_t trips = 0;

@@ -31,6 +31,9 @@ Routing route(const Shape& shape, std::span<const float> normed, std::span<const
 /// The same from logits [tokens, experts].
 Routing route_logits(const Shape& shape, std::span<const float> logits);
 
+/// How many choices `guess`, a routing of the same tokens, shares with `real`.
+std::uint64_t choices_shared(const Routing& guess, const Routing& real);
+
 /// Bytes that all-to-all would send between nodes for these tokens, at its best: a token travels once to each rank of
 /// another node that is home of any of its experts (dispatch), and once back (combine):
 ///   2 * H * 4 * sum over tokens of |{home(e) : e chosen, node(home(e)) != own node}|

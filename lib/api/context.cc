@@ -270,15 +270,10 @@ void Context::abort(const Status& why) {
 
 void Context::shut_down() {
   if (!thread_.joinable()) return;
-  {
-    const auto held = lock();
-    abort(Status(CARDEA_ERR_CANCELED, "the context was destroyed"));
-    runtime_->say_goodbye();
-  }
-  // Behind what say_goodbye has queued: the transports send that, complete every chunk, and let go of all memory.
+  // The transports send what is queued for them, complete every chunk, and let go of all memory.
   auto closed = std::make_shared<std::promise<void>>();
   auto left = std::make_shared<int>(0);
-  engine_->executor.post([engine = engine_.get(), closed, left] {
+  const auto close = [engine = engine_.get(), closed, left] {
     const auto one_less = [closed, left] {
       if (--*left == 0) closed->set_value();
     };
@@ -286,7 +281,12 @@ void Context::shut_down() {
     if (engine->shm) engine->shm->close(one_less);
     if (engine->ucx) engine->ucx->close(one_less);
     one_less();
-  });
+  };
+  {
+    const auto held = lock();
+    abort(Status(CARDEA_ERR_CANCELED, "the context was destroyed"));
+    runtime_->say_goodbye(close);
+  }
   closed->get_future().wait();
   engine_->work.reset();
   engine_->io.stop();

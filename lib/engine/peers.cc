@@ -20,8 +20,9 @@ void Runtime::send(Rank to, const Message& message) {
   enqueue([transport = route_[to], to, bytes = encode(message)]() mutable { transport->send(to, std::move(bytes)); });
 }
 
-void Runtime::say_goodbye() {
+void Runtime::say_goodbye(std::function<void()> then) {
   for (const Rank peer : std::set<Rank>(spoken_to_)) send(peer, Goodbye{});
+  if (then) enqueue(std::move(then));
 }
 
 void Runtime::on_message(Rank from, ByteView bytes) {

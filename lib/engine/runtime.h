@@ -130,8 +130,10 @@ class Runtime final : public transport::Listener {
   bool alive(Rank rank) const { return !lost_.contains(rank); }
   const ByteCounters& bytes() const { return bytes_; }
 
-  /// Says goodbye to everyone it has talked to. The caller closes the transports afterwards, on the executor.
-  void say_goodbye();
+  /// Says goodbye to everyone it has talked to. `then` closes the transports; it runs on the executor behind all that is
+  /// queued for them. (Work that the caller posts itself may overtake it: an executor keeps the order of one thread's work,
+  /// not of two's.)
+  void say_goodbye(std::function<void()> then = {});
 
   // ---- transport::Listener
   void on_message(Rank from, ByteView message) override;

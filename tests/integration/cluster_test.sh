@@ -6,8 +6,15 @@ case=$1 cluster=$2 peer=$3
 
 [[ $EUID -eq 0 ]] || { echo "skipped: network namespaces need root"; exit 77; }
 command -v ip >/dev/null && command -v tc >/dev/null || { echo "skipped: no ip or tc here (package iproute2)"; exit 77; }
-ip netns add "cardea-$$-probe" 2>/dev/null || { echo "skipped: this system lets nobody make network namespaces"; exit 77; }
-ip netns delete "cardea-$$-probe"
+probe=cardea-$$-probe
+ip netns add "$probe" 2>/dev/null || { echo "skipped: this system lets nobody make network namespaces"; exit 77; }
+possible=1
+{
+  ip -n "$probe" link add bridge type bridge && ip -n "$probe" link add one type veth peer name other &&
+    tc -n "$probe" qdisc add dev one root tbf latency 20ms rate 1mbit burst 131072 && unshare --uts true
+} 2>/dev/null || possible=''
+ip netns delete "$probe"
+[[ $possible ]] || { echo "skipped: no bridges, veth pairs, tbf or UTS namespaces here"; exit 77; }
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -17,16 +24,74 @@ fail() {
   exit 1
 }
 
+# start ARGUMENT...: starts the cluster in the background, as $pid. What runs in the background ignores SIGINT otherwise.
+start() {
+  env --default-signal=INT,QUIT "$cluster" "$@" >"$work/output" 2>&1 &
+  pid=$!
+}
+
+# ends EXPECTED_STATUS: waits until $pid has ended, which must be so.
+ends() {
+  local status=0
+  wait "$pid" || status=$?
+  ((status == $1)) || fail "status $status instead of $1"
+}
+
+is_sleeping() { [[ $(tr '\0' ' ' 2>/dev/null <"/proc/$1/cmdline") == sleep* ]]; }
+watcher_of() {
+  local file
+  for file in /proc/[0-9]*/cmdline; do
+    [[ $(tr '\0' ' ' 2>/dev/null <"$file") != *"cluster.sh --clean-after $1 " ]] || basename "${file%/cmdline}"
+  done
+} 2>/dev/null
+
+# What $pid has left: names of namespaces, files, processes.
+left() {
+  ip netns list | grep "^cardea-$pid-" || true
+  compgen -G "${TMPDIR:-/tmp}/cardea-$pid-*" || true
+  watcher_of "$pid"
+  local file
+  for file in "$work"/pid.*; do
+    if [[ -e $file ]] && is_sleeping "$(<"$file")"; then echo "$file"; fi
+  done
+}
+nothing_left() {
+  [[ -z $(left) ]] || fail "left behind by $pid: $(left)"
+}
+
+# eventually SECONDS COMMAND...: waits until it is so.
+eventually() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    ((SECONDS < end)) || fail "never came true: $*"
+    sleep 0.1
+  done
+}
+
 # run EXPECTED_STATUS ARGUMENT...: runs the cluster, which must end so and leave nothing behind.
 run() {
-  local expected=$1 pid status=0
-  shift
-  "$cluster" "$@" >"$work/output" 2>&1 &
-  pid=$!
-  wait $pid || status=$?
-  ((status == expected)) || fail "status $status instead of $expected from: $*"
-  [[ -z $(ip netns list | grep "^cardea-$pid-" || true) ]] || fail "namespaces of $pid are left behind"
-  [[ -z $(compgen -G "${TMPDIR:-/tmp}/cardea-$pid-*" || true) ]] || fail "files of $pid are left behind"
+  start "${@:2}"
+  ends "$1"
+  nothing_left
+}
+
+# stubborn LAST: a rank that is deaf to signals and leaves a child behind that is deaf too, in a session of its own.
+stubborn() {
+  cat <<END
+trap '' INT TERM HUP QUIT
+setsid sleep 100000 >/dev/null 2>&1 &
+echo \$! >$work/new.\$CARDEA_RANK
+mv $work/new.\$CARDEA_RANK $work/pid.\$CARDEA_RANK
+$1
+END
+}
+stubborn_run() { [[ -e $work/pid.0 && -e $work/pid.1 ]]; }
+start_stubborn() {
+  rm -f "$work"/pid.*
+  start --hosts 2 --timeout 200 -- sh -c "$(stubborn 'while :; do sleep 1000; done')"
+  eventually 60 stubborn_run
+  eventually 60 is_sleeping "$(<"$work/pid.1")"
 }
 
 # counted HOST FIELD: from the JSON
@@ -54,6 +119,46 @@ case $case in
     run 124 --hosts 2 --timeout 1 -- sleep 1000
     run 2 --hosts 0 -- true
     run 2 --no-such-option -- true
+    ;;
+  children_end_too)  # also when all ranks have ended of themselves
+    run 0 --hosts 2 --timeout 100 -- sh -c "$(stubborn 'exit 0')"
+    stubborn_run || fail "the ranks did not run"
+    run 124 --hosts 2 --timeout 2 -- sh -c "$(stubborn 'sleep 1000')"
+    ;;
+  signals_end_it)
+    for signal in INT TERM HUP QUIT; do
+      start_stubborn
+      kill -s $signal "$pid"
+      ends $((128 + $(kill -l $signal)))
+      nothing_left
+    done
+    ;;
+  sigkill_is_cleaned_up)
+    start_stubborn
+    kill -KILL "$pid"
+    ends 137
+    nothing() { [[ -z $(left) ]]; }
+    eventually 60 nothing
+    ;;
+  clean_takes_the_dead_only)
+    start_stubborn
+    kill -KILL "$(watcher_of "$pid")"
+    kill -KILL "$pid"
+    ends 137
+    dead=$pid
+    [[ $(left) ]] || fail "nothing was left, so nothing would be proven"
+    start --hosts 1 --timeout 200 -- sleep 1000
+    alive=$pid
+    is_up() { ip netns list | grep -q "^cardea-$alive-0"; }
+    eventually 60 is_up
+    "$cluster" --clean
+    is_up || fail "it took a run that was alive"
+    pid=$dead
+    nothing_left
+    pid=$alive
+    kill -TERM "$pid"
+    ends 143
+    nothing_left
     ;;
   *) fail "no such case: $case" ;;
 esac

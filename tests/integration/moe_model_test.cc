@@ -247,6 +247,14 @@ TEST(Routing, AllToAllCountsATokenOncePerRankOfAnotherNode) {
   EXPECT_EQ(all_to_all_bytes(s, route_logits(s, logits_of({{0, 1, 2}})), home, node, 1), 2 * trip);
 }
 
+TEST(Routing, AGuessSharesTheChoicesOfEachTokenWhateverTheirPlace) {
+  Shape s = small_shape();                                                     // top-2 of 6
+  const std::vector<float> real = {1, 2, 0, 0, 0, 0, /**/ 0, 0, 0, 0, 3, 4};   // {0, 1}, {4, 5}
+  const std::vector<float> guess = {0, 2, 1, 0, 0, 0, /**/ 1, 2, 0, 0, 0, 0};  // {1, 2}, {0, 1}: one right, then none
+  EXPECT_EQ(choices_shared(route_logits(s, guess), route_logits(s, real)), 1u);
+  EXPECT_EQ(choices_shared(route_logits(s, real), route_logits(s, real)), 4u);
+}
+
 TEST(Routing, RatioIsThatOfJanus) {
   Shape s = small_shape();
   s.hidden = 768;
@@ -347,6 +355,31 @@ TEST(Report, SumsTheRanks) {
   EXPECT_EQ(line_of(table, "hidden behind computation"), "hidden behind computation 75.0 %");
   EXPECT_EQ(line_of(table, "collecting versions"), "collecting versions 0.500 2.000");
   EXPECT_NE(table.find("PASS"), std::string::npos);
+}
+
+TEST(Report, TellsWhatTheNodeCacheServedAndHowGoodTheGuessesWere) {
+  std::vector<RankReport> reports(4);
+  for (RankReport& r : reports) {
+    r.experts_network = 1;
+    r.experts_cache = 3;
+    r.bytes_network_received = two_by_two().shape.expert_bytes();
+    r.bytes_prefetch_wasted = r.bytes_network_received / 2;
+    r.prefetched = 4;
+    r.prefetched_chosen = 3;
+    r.choices_guessed = 100;
+    r.choices_right = 90;
+  }
+  RunDescription run = two_by_two();
+  std::string table = format_table(run, reports);
+  EXPECT_EQ(line_of(table, "node cache"), "node cache 12 75.0 %");
+  EXPECT_TRUE(line_of(table, "served from the node cache").ends_with(" 3.00"));
+  EXPECT_EQ(table.find("prefetch"), std::string::npos);
+  run.prefetch = true;
+  table = format_table(run, reports);
+  EXPECT_EQ(line_of(table, "tokens' choices guessed right"), "tokens' choices guessed right 360 90.0 %");
+  EXPECT_EQ(line_of(table, "experts prefetched"), "experts prefetched 16 ");
+  EXPECT_EQ(line_of(table, "of them chosen"), "of them chosen 12 75.0 %");
+  EXPECT_TRUE(line_of(table, "MiB moved and never read").ends_with(" 50.0 %"));
 }
 
 TEST(Report, OneRankOverTheLimitIsAFailure) {

@@ -6,6 +6,7 @@
 #include <ucp/api/ucp.h>
 
 #include <cstdint>
+#include <deque>
 #include <list>
 #include <map>
 #include <optional>
@@ -42,9 +43,11 @@ struct Peer {
 
   std::uint64_t next_sequence = 0;
   InOrder inbound;
-  std::size_t chunks = 0;   // pulled from it
-  std::size_t gets = 0;     // ucp_get under way
-  std::size_t serving = 0;  // asked for by it, not yet sent
+  std::size_t chunks = 0;               // pulled from it
+  std::size_t gets = 0;                 // ucp_get under way
+  std::size_t serving = 0;              // asked for by it, not yet sent
+  std::size_t streaming = 0;            // of them, those that UCX has been given
+  std::deque<ChunkRequest> unanswered;  // the others, in the order of their coming
   std::optional<bool> hardware_get;
   std::map<RegionKey, ucp_rkey_h> rkeys;  // unpacked on `endpoint`
   std::vector<ucp_rkey_h> retired_rkeys;  // forgotten while ucp_get may still use them

@@ -77,7 +77,10 @@ Status UcxTransport::take(Peer& peer, const ChunkRequest& header, ByteView paylo
   if (!payload.empty()) return Status::error(CARDEA_ERR_PROTOCOL, "chunk request with {} bytes of payload", payload.size());
   if (peer.serving == kMaxServing) return Status::error(CARDEA_ERR_PROTOCOL, "more than {} chunks asked for", kMaxServing);
   ++peer.serving;
-  queue([this, &peer, header] { answer(peer, header); });
+  queue([this, &peer, header] {
+    peer.unanswered.push_back(header);
+    answer_next(peer);
+  });
   return {};
 }
 

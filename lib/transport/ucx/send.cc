@@ -6,6 +6,15 @@
 #include "lib/transport/ucx/ucx_transport.h"
 
 namespace cardea::transport::ucx {
+namespace {
+
+// Chunks for one peer that UCX is given at a time. A connection is a queue: requests, and the answers of a rendezvous, wait
+// behind what was put in before. With both ranks asking for many chunks of one another, eight in the queue let requests wait
+// for so long that the directions took turns, each at half its rate. With one, the next request is never behind more than
+// that, and those that wait here cost nothing.
+constexpr std::size_t kMaxStreaming = 1;
+
+}  // namespace
 
 void UcxTransport::send(Rank rank, Bytes message) {
   Peer* peer = find(rank);
@@ -60,11 +69,23 @@ void UcxTransport::sent(Send& send, ucs_status_t status) {
   Peer& peer = *send.peer;
   if (send.lease) {
     if (peer.serving > 0) --peer.serving;
+    --peer.streaming;
     const std::uint64_t bytes = status == UCS_OK ? send.bytes : 0;
-    queue([this, lease = *send.lease, bytes] { listener_.give_back(lease, bytes); });
+    queue([this, &peer, lease = *send.lease, bytes] {
+      listener_.give_back(lease, bytes);
+      answer_next(peer);
+    });
   }
   sends_.erase(send.self);
   if (status != UCS_OK) condemn(peer, ucx_error(status, "ucp_am_send_nbx"));
+}
+
+void UcxTransport::answer_next(Peer& peer) {
+  while (peer.streaming < kMaxStreaming && !peer.unanswered.empty()) {
+    const ChunkRequest request = peer.unanswered.front();
+    peer.unanswered.pop_front();
+    answer(peer, request);
+  }
 }
 
 void UcxTransport::answer(Peer& peer, const ChunkRequest& request) {
@@ -86,6 +107,7 @@ void UcxTransport::answer(Peer& peer, const ChunkRequest& request) {
                                 out.bytes, request.payload));
   }
   out.lease = lease->id;
+  ++peer.streaming;
   out.header = encode_header(options_.self, peer.pass_out, ChunkData{request.token});
   post(peer, std::move(out), options_.stream == StreamProtocol::kRendezvous && request.payload > 0);
 }

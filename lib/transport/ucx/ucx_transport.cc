@@ -143,6 +143,7 @@ void UcxTransport::lose(Peer& peer, Status why, bool tell_listener) {
   peer.tell_listener = tell_listener && phase_ == Phase::kOpen;
   peer.why = std::move(why).with_peer(peer.rank);
   peer.inbound = {};
+  peer.unanswered.clear();
   std::vector<Pull*> asked;
   for (const auto& [token, pull] : pulls_) {
     if (pull->peer != &peer) continue;

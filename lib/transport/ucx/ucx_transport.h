@@ -82,6 +82,8 @@ class UcxTransport final : public Transport {
   Status take(Peer& peer, const ChunkRequest& header, ByteView payload);
   Status take(Peer& peer, const ChunkError& header, ByteView payload);
   Status take_data(Peer& peer, const ChunkData& header, void* data, std::size_t length, bool rendezvous);
+  /// Answers what waits, as far as UCX may be given more.
+  void answer_next(Peer& peer);
   void answer(Peer& peer, const ChunkRequest& request);
   void refuse(Peer& peer, const ChunkRequest& request, const Status& why);
 

@@ -1,0 +1,34 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# cluster_fetch_test.sh CLUSTER_FETCH FETCH_ALL: small sizes. Proves that the figures are there and that the targets decide
+# the exit status; not how fast this machine is. 77: skipped.
+set -euo pipefail
+script=$1 program=$2
+[[ $EUID -eq 0 ]] || { echo "skipped: network namespaces need root"; exit 77; }
+command -v iperf3 >/dev/null || { echo "skipped: no iperf3 here (package iperf3)"; exit 77; }
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() {
+  echo "FAILED: $1"
+  cat "$work"/*
+  exit 1
+}
+# measure STATUS OPTION...
+measure() {
+  local status=0
+  "$script" --program "$program" --hosts 2 --experts 8 --expert-bytes 1048576 --repeat 1 --json "$work/json" "${@:2}" >"$work/output" 2>&1 || status=$?
+  ((status == $1)) || fail "status $status instead of $1 from: ${*:2}"
+}
+ip netns add "cardea-$$-probe" 2>/dev/null || { echo "skipped: this system lets nobody make network namespaces"; exit 77; }
+ip netns delete "cardea-$$-probe"
+
+measure 0 --ranks '1 2' --bytes-target 5 --goodput-target 0.0001
+for count in 1 2; do
+  grep -q "\"ranks_per_host\": $count, .*\"distinct_remote_bytes\": 8388608, .*\"met\": true" "$work/json" || fail "no figures for $count"
+done
+measure 1 --ranks 1 --bytes-target 0.5 --goodput-target 0.0001
+grep -q 'bytes MISSED' "$work/output" || fail "does not say what was missed"
+measure 1 --ranks 1 --bytes-target 5 --goodput-target 50
+grep -q 'goodput MISSED' "$work/output" || fail "does not say what was missed"
+measure 2 --ranks 0
+measure 3 --program /bin/false

@@ -35,6 +35,7 @@ struct StartChunk {
   ChunkRange range;
   cache::EntryIndex into = cache::kNoEntry;
   cache::EntryIndex from = cache::kNoEntry;
+  Class urgency = Class::kDemand;
 };
 
 /// Something became ready or failed in a fetch; `done` when nothing of it is outstanding any more.

@@ -154,7 +154,7 @@ void Core::look_for_chunks(Transfer& transfer, Clock::time_point now) {
   }
   if (!open) return set_recheck(transfer, cache_->overdue_at(transfer.entry));
   set_recheck(transfer, std::nullopt);
-  transfer.queued = lanes_[transfer.source.lane].add(transfer.number, transfer.urgency);
+  transfer.queued = lanes_[queue_of(transfer.source.lane)].add(transfer.number, transfer.urgency);
   pump(transfer.source.lane, now);
 }
 

@@ -169,7 +169,7 @@ std::vector<ExpertIndex> Core::in_order(const FetchSpec& spec, const Layer& of) 
   const auto place = [&](ExpertIndex expert) {
     const SourceOption& source = of.experts[expert].options.front();
     const auto stagger = options_.stagger ? of.versions.members().stagger(source.rank) : std::pair(0u, source.rank);
-    return std::tuple(-static_cast<int>(source.path), stagger);
+    return std::tuple(options_.network_first ? -static_cast<int>(source.path) : 0, stagger);
   };
   std::vector<ExpertIndex> experts = spec.experts;
   std::stable_sort(experts.begin(), experts.end(), [&](ExpertIndex a, ExpertIndex b) { return place(a) < place(b); });

@@ -86,6 +86,13 @@ class Lane {
   /// The classes that have something to start now, less urgent than demand.
   bool background_waits(std::size_t c) const { return c != index(Class::kDemand) && may_start(c); }
   const LaneLimits& limits() const { return limits_; }
+  /// Class of the most urgent transfer that waits.
+  std::optional<Class> most_urgent() const {
+    for (std::size_t c = 0; c < kClasses; ++c) {
+      if (!queues_[c].empty()) return static_cast<Class>(c);
+    }
+    return std::nullopt;
+  }
   std::uint32_t in_flight() const { return in_flight_total_; }
   std::uint32_t in_flight(Class urgency) const { return in_flight_[index(urgency)]; }
 
@@ -94,7 +101,8 @@ class Lane {
   bool may_start(std::size_t c) const {
     if (queues_[c].empty() || c == index(Class::kDemand)) return !queues_[c].empty();
     const bool idle_only = c >= index(Class::kPrefetch);
-    return in_flight_[c] < (idle_only ? std::min(limits_.idle_chunks, limits_.background_chunks) : limits_.background_chunks);
+    return in_flight_[c] <
+           (idle_only ? std::min(limits_.idle_chunks, limits_.background_chunks) : limits_.background_chunks);
   }
 
   LaneLimits limits_;

@@ -270,12 +270,12 @@ void Core::request(Transfer& transfer, SegmentMask segments) {
     }
   }
   transfer.requested |= segments;
-  if (!transfer.queued) transfer.queued = lanes_[transfer.source.lane].add(transfer.number, transfer.urgency);
+  if (!transfer.queued) transfer.queued = lanes_[queue_of(transfer.source.lane)].add(transfer.number, transfer.urgency);
 }
 
 void Core::promote(Transfer& transfer, Class urgency) {
   if (urgency >= transfer.urgency) return;
-  Lane& lane = lanes_[transfer.source.lane];
+  Lane& lane = lanes_[queue_of(transfer.source.lane)];
   if (transfer.queued) {
     lane.remove(*transfer.queued, transfer.urgency);
     transfer.queued = lane.add(transfer.number, urgency);
@@ -353,7 +353,7 @@ void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
 
 void Core::take_off(Transfer& transfer) {
   if (!transfer.queued) return;
-  lanes_[transfer.source.lane].remove(*transfer.queued, transfer.urgency);
+  lanes_[queue_of(transfer.source.lane)].remove(*transfer.queued, transfer.urgency);
   transfer.queued.reset();
 }
 
@@ -383,14 +383,15 @@ std::size_t Core::held_classes(LaneNumber number, Clock::time_point now) {
   return kClasses;
 }
 
-void Core::pump(LaneNumber number, Clock::time_point now) {
+void Core::pump(LaneNumber lane_number, Clock::time_point now) {
+  const LaneNumber number = queue_of(lane_number);
   Lane& lane = lanes_[number];
   while (const auto choice = lane.next(held_classes(number, now))) {
     Transfer& transfer = *transfers_.at(choice->transfer);
     if (transfer.cached()) {
       const auto index = claim(transfer, now);
       if (index) {
-        start(transfer, *index, number, choice->urgency, now);
+        start(transfer, *index, transfer.source.lane, choice->urgency, now);
       } else {
         take_off(transfer);  // others are at what is left of it
         set_recheck(transfer, cache_->overdue_at(transfer.entry));
@@ -399,7 +400,7 @@ void Core::pump(LaneNumber number, Clock::time_point now) {
     }
     const std::size_t index = transfer.next_chunk++;
     if (transfer.next_chunk == transfer.chunks.size()) take_off(transfer);
-    start(transfer, index, number, choice->urgency, now);
+    start(transfer, index, transfer.source.lane, choice->urgency, now);
   }
 }
 
@@ -410,7 +411,7 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
   ++transfer.in_flight;
   ++chunks_in_flight_;
   ++counters_.chunks_started;
-  lanes_[number].started(urgency);
+  lanes_[queue_of(number)].started(urgency);
   const std::uint32_t nic = lanes_[number].limits().nic;
   if (cache_ != nullptr && nic != kNoNic) cache_->start_on(nic, static_cast<std::uint32_t>(urgency), chunk.range.bytes);
   StartChunk action{Transfer::token(transfer.number, index),
@@ -422,6 +423,7 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
                     transfer.slab,
                     transfer.slot,
                     chunk.range};
+  action.urgency = urgency;
   action.into = transfer.entry;
   if (transfer.origin != 0) action.from = transfers_.at(transfer.origin)->entry;
   actions_.push_back(action);
@@ -432,7 +434,7 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   Transfer& transfer = *transfers_.at(number);
   Transfer::Chunk& chunk = transfer.chunks[Transfer::chunk_of(token)];
   const LaneNumber lane = transfer.source.lane;
-  lanes_[lane].finished(chunk.urgency);
+  lanes_[queue_of(lane)].finished(chunk.urgency);
   --chunks_in_flight_;
   --transfer.in_flight;
   const std::uint32_t nic = lanes_[lane].limits().nic;

@@ -5,14 +5,14 @@
 
 namespace cardea::simulator {
 
-Checks::Checks(Rank rank, std::uint64_t slots, std::vector<core::LaneLimits> lanes, Report& report)
-    : rank_(rank), report_(report), slots_(slots) {
+Checks::Checks(Rank rank, std::uint64_t slots, std::vector<core::LaneLimits> lanes, bool side_by_side, Report& report)
+    : rank_(rank), side_by_side_(side_by_side), report_(report), slots_(slots) {
   for (const core::LaneLimits& limits : lanes) lanes_.push_back({limits});
 }
 
 void Checks::started(const core::StartChunk& chunk) {
   ++flying_;
-  Lane& lane = lanes_[chunk.lane];
+  Lane& lane = lane_of(chunk.lane);
   ++lane.started;
   if (++lane.flying > lane.limits.chunks) wrong(fmt::format("lane {} has {} chunks in flight", chunk.lane, lane.flying));
   const std::uint32_t of_class = ++lane.of_class[static_cast<std::size_t>(chunk.urgency)];
@@ -40,7 +40,7 @@ void Checks::started(const core::StartChunk& chunk) {
 
 void Checks::ended(const core::StartChunk& chunk) {
   --flying_;
-  Lane& lane = lanes_[chunk.lane];
+  Lane& lane = lane_of(chunk.lane);
   --lane.flying;
   --lane.of_class[static_cast<std::size_t>(chunk.urgency)];
   Slot& slot = slots_[chunk.slot];
@@ -53,7 +53,7 @@ void Checks::ended(const core::StartChunk& chunk) {
 
 void Checks::order(core::LaneNumber number, core::Class lowest_started, std::optional<core::Class> waiting) {
   if (!waiting || *waiting >= lowest_started) return;
-  Lane& lane = lanes_[number];
+  Lane& lane = lane_of(number);
   ++lane.jumps;
   ++report_.jumps;
   if (lane.jumps * 20 > lane.started + 20)

@@ -20,7 +20,7 @@ namespace cardea::simulator {
 
 class Checks {
  public:
-  Checks(Rank rank, std::uint64_t slots, std::vector<core::LaneLimits> lanes, Report& report);
+  Checks(Rank rank, std::uint64_t slots, std::vector<core::LaneLimits> lanes, bool side_by_side, Report& report);
 
   void started(const core::StartChunk& chunk);
   void ended(const core::StartChunk& chunk);
@@ -54,7 +54,10 @@ class Checks {
     used_ += static_cast<std::uint64_t>(after) - static_cast<std::uint64_t>(before);
   }
 
+  Lane& lane_of(core::LaneNumber lane) { return lanes_[side_by_side_ ? lane : 0]; }
+
   Rank rank_;
+  bool side_by_side_;  // false: all lanes count as the first
   Report& report_;
   std::vector<Slot> slots_;
   std::vector<Lane> lanes_;

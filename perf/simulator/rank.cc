@@ -39,7 +39,7 @@ SimulatedRank::SimulatedRank(World& world, Rank rank)
     : world_(world),
       rank_(rank),
       core_(core_options(world.plan), lane_limits(world.plan)),
-      checks_(rank, world.plan.slots, lane_limits(world.plan), world.report),
+      checks_(rank, world.plan.slots, lane_limits(world.plan), world.plan.side_by_side, world.report),
       memory_(world.plan, world.layout, world.first_expert_of(rank + 1) - world.first_expert_of(rank)) {
   const Plan& plan = world.plan;
   std::vector<Rank> ranks(plan.ranks());
@@ -337,13 +337,13 @@ Status SimulatedRank::collect(std::uint64_t layer, Version version) {
   return status;
 }
 
-bool SimulatedRank::wait(core::FetchNumber fetch) {
+SimulatedRank::Waited SimulatedRank::wait(core::FetchNumber fetch) {
   const bool stuck = core_.would_deadlock(fetch, {fetch}, now());
-  if (!core_.has_actions()) return stuck;
+  if (!core_.has_actions()) return {stuck, false};
   log("wait", {{"id", fetch}});
   ++world_.report.waits;
   carry_out();
-  return stuck;
+  return {stuck, true};
 }
 
 void SimulatedRank::leave() {

@@ -56,8 +56,11 @@ class SimulatedRank {
   void destroy(core::FetchNumber fetch);
   Status finish(std::uint64_t layer, Version version);
   Status collect(std::uint64_t layer, Version version);
-  /// True if the fetch can only go on when this rank releases views.
-  bool wait(core::FetchNumber fetch);
+  /// As a thread that waits for the fetch. `stuck`: it can only go on when this rank releases views.
+  struct Waited {
+    bool stuck, changed;
+  };
+  Waited wait(core::FetchNumber fetch);
   void leave();
   void die();
   void stop(Nanoseconds how_long);

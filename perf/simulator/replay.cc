@@ -19,13 +19,11 @@ void Replay::go_on() {
     const LoggedRequest& request = requests_[next_];
     const Clock::time_point when{Nanoseconds(static_cast<std::int64_t>(request.when))};
     if (when > world_.time.now()) {
-      // Behind what happens at that time by itself, as it did when it was logged.
+      // Set now, as the timer that led to it was: among events of one time the order of setting counts.
       if (!std::exchange(armed_, true)) {
         rank_.after(when - world_.time.now(), [this] {
-          rank_.after(Nanoseconds(0), [this] {
-            armed_ = false;
-            go_on();
-          });
+          armed_ = false;
+          go_on();
         });
       }
       return;
@@ -104,8 +102,14 @@ bool Replay::make(const LoggedRequest& request) {
     case What::kCollect:
       return rank_.collect(request.layer, request.version).code() != CARDEA_IN_PROGRESS;
     case What::kWait:
-      if (fetch != 0) (void)rank_.wait(fetch);
-      return true;
+      // It changed something when it was logged; if not now, then perhaps behind what else happens at this time.
+      if (fetch == 0 || rank_.wait(fetch).changed || std::exchange(waited_, false)) {
+        waited_ = false;
+        return true;
+      }
+      waited_ = true;
+      rank_.after(Nanoseconds(0), [this] { go_on(); });
+      return false;
     case What::kLeave:
       rank_.leave();
       return true;

@@ -27,7 +27,7 @@ class Replay final : public Script {
   SimulatedRank& rank_;
   std::vector<LoggedRequest> requests_;
   std::size_t next_ = 0;
-  bool armed_ = false;
+  bool armed_ = false, waited_ = false;
   std::map<std::uint64_t, core::FetchNumber> fetches_;                     // by the log's number
   std::map<std::uint64_t, std::uint64_t> delivered_;                       // how many of each
   std::map<std::pair<std::uint64_t, ExpertIndex>, core::Delivery> views_;  // not released

@@ -134,8 +134,13 @@ void Training::prefetch(std::uint64_t place) {
   spec.segments = some_segments();
   spec.urgency = core::Class::kPrefetch;
   spec.wants_views = false;
-  for (const ExpertIndex expert : world_.routing.wanted(step_of(place), layer_of(place), rank_.rank())) {
-    if (rank_.takes_slot(expert) && spec.experts.size() < world_.plan.slots) spec.experts.push_back(expert);
+  // Of more than there are slots, those from the node after its own and round, or all ranks would ask the same homes.
+  const std::vector<ExpertIndex> wanted = world_.routing.wanted(step_of(place), layer_of(place), rank_.rank());
+  const std::uint64_t next_node = (world_.plan.node_of(rank_.rank()) + 1) % world_.plan.nodes * world_.plan.ranks_per_node;
+  const auto first = std::lower_bound(wanted.begin(), wanted.end(), world_.first_expert_of(static_cast<Rank>(next_node)));
+  for (std::size_t i = 0; i < wanted.size() && spec.experts.size() < world_.plan.slots; ++i) {
+    const ExpertIndex expert = wanted[(static_cast<std::size_t>(first - wanted.begin()) + i) % wanted.size()];
+    if (rank_.takes_slot(expert)) spec.experts.push_back(expert);
   }
   if (spec.experts.empty()) return;
   const core::FetchNumber fetch = rank_.fetch(std::move(spec));
@@ -211,7 +216,7 @@ bool Training::look_for_deadlock() {
     for (const core::FetchNumber fetch : open.fetches) {
       const core::FetchCounts counts = rank_.counts(fetch);
       if (counts.starved == 0) continue;
-      if (!rank_.wait(fetch)) continue;
+      if (!rank_.wait(fetch).stuck) continue;
       if (!held_.empty()) {
         release_held(0);
         return true;

@@ -79,6 +79,9 @@ int print(const Plan& plan, const Report& report, const std::string& replay) {
   for (const auto& [code, count] : report.failures)
     fmt::print("{:<34} {:>16}\n", fmt::format("experts failed: {}", cardea_status_string(code)), count);
   fmt::print("{:<34} {:>16}\n", "prefetched bytes wasted", report.wasted_bytes);
+  fmt::print("{:<34} {:>16}\n", "node cache: hits, misses", fmt::format("{}, {}", report.cache_hits, report.cache_misses));
+  fmt::print("{:<34} {:>16}\n", "  evicted, overdue, bypassed",
+             fmt::format("{}, {}, {}", report.cache_evicted, report.cache_overdue, report.cache_bypassed));
   fmt::print("{:<34} {:>16}\n", "deaths, stops, aborts",
              fmt::format("{}, {}, {}", report.deaths, report.stops, report.aborted));
   fmt::print("{:<34} {:>16}\n", "events of the log", report.events);

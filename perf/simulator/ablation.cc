@@ -30,7 +30,7 @@ Result<std::vector<AblationRow>> ablation(const Plan& plan,
   if (const Status status = run("+ stagger"); !status.ok()) return status;
   with.network_first = with.side_by_side = true;
   if (const Status status = run("+ side-by-side lanes"); !status.ok()) return status;
-  if (kNodeCacheBuilt) {
+  if (plan.ranks_per_node > 1) {
     with.node_cache = true;
     if (const Status status = run("+ node cache"); !status.ok()) return status;
   } else {
@@ -48,7 +48,7 @@ std::string to_table(const std::vector<AblationRow>& rows) {
   const Report* before = nullptr;
   for (const AblationRow& row : rows) {
     if (!row.report) {
-      out += fmt::format("{:<22} {:>12}\n", row.name, "not built");
+      out += fmt::format("{:<22} {:>12}\n", row.name, "nobody shares");
       continue;
     }
     const double time = seconds(row.report->time);
@@ -76,7 +76,7 @@ std::string to_json(const Plan& plan, const std::vector<AblationRow>& rows) {
           seconds(row.report->time), seconds(row.bound.time), row.bound.busiest, row.report->network_bytes,
           row.report->copy_bytes, row.report->violation_count);
     } else {
-      out += "\"built\": false}";
+      out += "\"shared\": false}";
     }
     out += i + 1 < rows.size() ? ",\n" : "\n";
   }

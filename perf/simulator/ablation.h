@@ -15,7 +15,7 @@ namespace cardea::simulator {
 
 struct AblationRow {
   std::string name;
-  std::optional<Report> report;  // none: the core was built without
+  std::optional<Report> report;  // none: with one rank on each node nobody shares a cache
   Bound bound;                   // of this row: without the cache more bytes must cross the network
 };
 

@@ -31,14 +31,14 @@ void add_layer(Load& load, const Plan& plan, const Routing& routing, std::uint64
       const std::uint64_t home = plan.home_of(expert);
       if (home == rank) continue;
       const bool remote = plan.node_of(home) != node;
-      if (!remote || plan.node_cache) {
+      if (!remote || plan.caches()) {
         if (!plan.mapped) load.copy[rank] += plan.expert_bytes;
         if (!plan.mapped) load.memory[node] += plan.expert_bytes;
       }
-      if (!remote || (plan.node_cache && !crossed.emplace(node, expert).second)) continue;
+      if (!remote || (plan.caches() && !crossed.emplace(node, expert).second)) continue;
       load.nic_out[nic(home)] += plan.expert_bytes;
       load.node_in[node] += plan.expert_bytes;
-      if (!plan.node_cache) load.nic_in[nic(rank)] += plan.expert_bytes;
+      if (!plan.caches()) load.nic_in[nic(rank)] += plan.expert_bytes;
     }
   }
 }

@@ -21,6 +21,7 @@ void Checks::started(const core::StartChunk& chunk) {
     if (of_class > lane.limits.background_chunks)
       wrong(fmt::format("lane {} has {} chunks of a background class", chunk.lane, of_class));
   }
+  if (chunk.into != cache::kNoEntry) return;  // the node's memory watches that
   if (chunk.slot >= slots_.size()) return wrong(fmt::format("a chunk for slot {}, which is none", chunk.slot));
   Slot& slot = slots_[chunk.slot];
   const bool same = slot.layer == chunk.layer && slot.expert == chunk.expert && slot.version == chunk.version;
@@ -43,6 +44,7 @@ void Checks::ended(const core::StartChunk& chunk) {
   Lane& lane = lane_of(chunk.lane);
   --lane.flying;
   --lane.of_class[static_cast<std::size_t>(chunk.urgency)];
+  if (chunk.into != cache::kNoEntry) return;
   Slot& slot = slots_[chunk.slot];
   const auto found = std::find_if(slot.writing.begin(), slot.writing.end(),
                                   [&](const core::ChunkRange& range) { return range.offset == chunk.range.offset; });

@@ -52,6 +52,7 @@ void Fabric::start(Rank reader, const core::StartChunk& chunk) {
   flight.reader = reader;
   flight.chunk = chunk;
   flight.transfer = 0;
+  flight.destination = world_.plan.bytes ? world_.ranks[reader]->destination(chunk) : nullptr;
   const FlightId id = FlightId{flight.generation} << 32 | place;
   const Plan& plan = world_.plan;
   const std::uint64_t latency = chunk.lane == kNetworkLane ? plan.network_latency : plan.node_latency;
@@ -95,7 +96,10 @@ void Fabric::leave(FlightId id) {
   if (flight == nullptr) return;
   flight->left = true;
   if (world_.plan.bytes) {
-    const std::byte* from = world_.ranks[flight->chunk.source]->own_expert(flight->chunk.layer, flight->chunk.expert);
+    const core::StartChunk& chunk = flight->chunk;
+    const std::byte* from = chunk.from != cache::kNoEntry
+                                ? world_.ranks[flight->reader]->entry(chunk.from)
+                                : world_.ranks[chunk.source]->own_expert(chunk.layer, chunk.expert);
     const auto offset = static_cast<std::ptrdiff_t>(flight->chunk.range.offset);
     flight->staged.assign(from + offset, from + offset + static_cast<std::ptrdiff_t>(flight->chunk.range.bytes));
   }
@@ -119,7 +123,7 @@ void Fabric::arrive(FlightId id) {
   } else {
     report.copy_bytes += chunk.range.bytes;
   }
-  if (world_.plan.bytes) world_.ranks[flight->reader]->land(chunk, flight->staged);
+  if (world_.plan.bytes) std::copy(flight->staged.begin(), flight->staged.end(), flight->destination);
   end(id, {});
 }
 
@@ -162,6 +166,18 @@ void Fabric::send(Rank from, Rank to, core::LayerNumber layer, const core::Notic
   });
 }
 
+void Fabric::tell_node(Rank from, Rank to, cache::EntryIndex entry, std::uint32_t nic) {
+  Clock::time_point when = world_.time.now() + ns(world_.plan.node_latency + random_.below(world_.plan.message_delay + 1));
+  if (world_.plan.message_delay != 0) {
+    Clock::time_point& last = last_notice_[{from, to}];
+    last = when = std::max(when, last);
+  }
+  world_.time.at(when, [this, to, entry, nic] {
+    SimulatedRank& receiver = *world_.ranks[to];
+    receiver.deliver([&receiver, entry, nic] { receiver.node_notice(entry, nic); });
+  });
+}
+
 void Fabric::gone(Rank rank, bool left) {
   const Plan& plan = world_.plan;
   for (std::uint32_t place = 0; place < flights_.size(); ++place) {
@@ -170,7 +186,10 @@ void Fabric::gone(Rank rank, bool left) {
     // What has not left it by now never will; the reader hears with the news of the loss. Copies go on.
     if (flight.chunk.source == rank && flight.chunk.lane == kNetworkLane && !flight.left && flight.transfer != 0)
       lanes_.abort(std::exchange(flight.transfer, 0));
-    if (flight.reader == rank) close(flight, place);
+    if (flight.reader == rank) {
+      world_.ranks[rank]->end_use(flight.chunk);
+      close(flight, place);
+    }
   }
   for (Rank other = 0; other < plan.ranks(); ++other) {
     if (other == rank) continue;
@@ -191,7 +210,7 @@ void Fabric::gone(Rank rank, bool left) {
 void Fabric::end_all(Rank reader, Rank source, const Status& why) {
   for (std::uint32_t place = 0; place < flights_.size(); ++place) {
     const Flight& flight = flights_[place];
-    if (flight.open && flight.reader == reader && flight.chunk.source == source)
+    if (flight.open && flight.reader == reader && flight.chunk.source == source && flight.chunk.from == cache::kNoEntry)
       end(FlightId{flight.generation} << 32 | place, why);
   }
 }
@@ -199,8 +218,8 @@ void Fabric::end_all(Rank reader, Rank source, const Status& why) {
 std::uint64_t Fabric::reading(Rank source, core::LayerNumber layer) const {
   std::uint64_t reading = 0;
   for (const Flight& flight : flights_) {
-    reading +=
-        flight.open && !flight.left && flight.transfer != 0 && flight.chunk.source == source && flight.chunk.layer == layer;
+    reading += flight.open && !flight.left && flight.transfer != 0 && flight.chunk.source == source &&
+               flight.chunk.layer == layer && flight.chunk.from == cache::kNoEntry;
   }
   return reading;
 }

@@ -30,6 +30,8 @@ class Fabric {
 
   void start(Rank reader, const core::StartChunk& chunk);
   void send(Rank from, Rank to, core::LayerNumber layer, const core::Notice& notice);
+  /// Of core::TellNode.
+  void tell_node(Rank from, Rank to, cache::EntryIndex entry, std::uint32_t nic);
   /// The rank is no more: it died, or left of its own will. The others hear of it later.
   void gone(Rank rank, bool left);
   /// Chunks that still read the rank's own experts of a layer for somebody who is there.
@@ -42,7 +44,8 @@ class Fabric {
     Rank reader = 0;
     core::StartChunk chunk;
     sim::TransferId transfer = 0;
-    Bytes staged;  // what left the source, if bytes are carried
+    std::byte* destination = nullptr;  // if bytes are carried
+    Bytes staged;                      // what left the source, if bytes are carried
   };
   using FlightId = std::uint64_t;
 

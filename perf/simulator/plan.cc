@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "perf/simulator/plan.h"
 
+#include <algorithm>
 #include <charconv>
+
+#include "lib/cache/directory.h"
 
 namespace cardea::simulator {
 namespace {
@@ -87,6 +90,10 @@ std::vector<Field> fields(Plan& p) {
       {"network-first", Unit::kSwitch, &p.network_first, 0, 1, "network fetches start first"},
       {"side-by-side", Unit::kSwitch, &p.side_by_side, 0, 1, "network and copies move at once"},
       {"node-cache", Unit::kSwitch, &p.node_cache, 0, 1, "experts cross the network once for each node"},
+      {"cache-bytes", Unit::kBytes, &p.cache_bytes, 4096, std::uint64_t{1} << 44,
+       "of each node's cache; prefetches may fill half"},
+      {"cache-overdue", Unit::kTime, &p.cache_overdue, 1'000, 1000 * kSecond,
+       "age at which others take over a chunk that a rank has claimed"},
       {"prefetch", Unit::kSwitch, &p.prefetch, 0, 1, "the next layer's experts while this one computes"},
       {"message-delay", Unit::kTime, &p.message_delay, 0, 10 * kSecond, "at most, random, of each notice"},
       {"chunk-delay", Unit::kTime, &p.chunk_delay, 0, 10 * kSecond, "at most, random, of each chunk"},
@@ -125,8 +132,16 @@ Status check(const Plan& plan) {
     return wrong(fmt::format("deaths {}: of {} ranks one must live", plan.deaths, plan.ranks()));
   if (plan.stops != 0 && plan.stop_time == 0) return wrong("stops without stop-time");
   if (plan.top_k > plan.experts) return wrong(fmt::format("top-k {}: of {} experts", plan.top_k, plan.experts));
-  if (plan.node_cache && !kNodeCacheBuilt) return wrong("node-cache: the core was built without one");
-  const std::uint64_t memory = plan.expert_bytes * (plan.experts * plan.layers + plan.ranks() * plan.slots);
+  if (plan.caches()) {
+    if (plan.ranks_per_node > cache::kMaxLocalRanks)
+      return wrong(fmt::format("ranks-per-node {}: with node-cache at most {}", plan.ranks_per_node, cache::kMaxLocalRanks));
+    if (plan.nics > cache::kMaxNics)
+      return wrong(fmt::format("nics {}: with node-cache at most {}", plan.nics, cache::kMaxNics));
+    if (const auto shape = cache::Shape::of(plan.cache_bytes, std::max<std::uint64_t>(plan.chunk_bytes, 64)); !shape.ok())
+      return shape.status().within("cache-bytes");
+  }
+  const std::uint64_t memory = plan.expert_bytes * (plan.experts * plan.layers + plan.ranks() * plan.slots) +
+                               (plan.caches() ? plan.nodes * plan.cache_bytes : 0);
   if (plan.bytes && memory > std::uint64_t{4} << 30)
     return wrong(fmt::format("bytes: this would take {} MiB of memory; make experts smaller", memory >> 20));
   return {};

@@ -14,9 +14,6 @@
 
 namespace cardea::simulator {
 
-/// Whether the core has a node cache to be simulated.
-inline constexpr bool kNodeCacheBuilt = false;
-
 /// Times are in nanoseconds, sizes in bytes, rates in bytes per second.
 struct Plan {
   std::uint64_t seed = 1;
@@ -65,8 +62,10 @@ struct Plan {
   bool stagger = true;
   bool network_first = true;
   bool side_by_side = true;
-  bool node_cache = kNodeCacheBuilt;
-  bool prefetch = true;  // the next layer's experts while this one computes
+  bool node_cache = true;
+  std::uint64_t cache_bytes = std::uint64_t{8} << 30;  // of each node
+  std::uint64_t cache_overdue = 1'000'000'000;         // age at which others take over a chunk that a rank has claimed
+  bool prefetch = true;                                // the next layer's experts while this one computes
 
   // Faults.
   std::uint64_t message_delay = 0;  // at most, beside the latency
@@ -81,6 +80,8 @@ struct Plan {
   std::uint64_t fault_span = 0;                // from the start, in which faults happen; 0: twice the lower bound
   std::uint64_t watchdog = 1'000'000'000'000;  // a run that takes longer has failed
 
+  /// Alone on its node, a rank has nobody to share with.
+  bool caches() const { return node_cache && ranks_per_node > 1; }
   std::uint64_t ranks() const { return nodes * ranks_per_node; }
   Node node_of(std::uint64_t rank) const { return static_cast<Node>(rank / ranks_per_node); }
   std::uint64_t nic_of(std::uint64_t rank) const { return rank % ranks_per_node * nics / ranks_per_node; }

@@ -44,7 +44,9 @@ Plan random_plan(std::uint64_t seed) {
   plan.stagger = random.chance(80);
   plan.network_first = random.chance(80);
   plan.side_by_side = random.chance(80);
-  plan.node_cache = kNodeCacheBuilt && random.chance(75);
+  plan.node_cache = random.chance(75);
+  plan.cache_bytes = random.chance(50) ? 1 << 20 : 4096 * random.between(1, 4);
+  plan.cache_overdue = random.chance(30) ? random.between(5'000, 50'000) : 1'000'000'000;
   plan.prefetch = random.chance(60);
   plan.message_delay = random.chance(50) ? random.below(5000) : 0;
   plan.chunk_delay = random.chance(50) ? random.below(5000) : 0;

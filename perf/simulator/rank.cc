@@ -9,19 +9,24 @@
 namespace cardea::simulator {
 namespace {
 
-std::vector<core::LaneLimits> lane_limits(const Plan& plan) {
+std::vector<core::LaneLimits> lane_limits(const Plan& plan, Rank rank) {
   std::vector<core::LaneLimits> limits(2);
   limits[kNetworkLane].chunks = static_cast<std::uint32_t>(plan.network_chunks);
+  limits[kNetworkLane].nic = static_cast<std::uint32_t>(plan.nic_of(rank));
   limits[kCopyLane].chunks = static_cast<std::uint32_t>(plan.copy_chunks);
   return limits;
 }
 
-core::CoreOptions core_options(const Plan& plan) {
+core::CoreOptions core_options(const Plan& plan, Rank rank) {
   core::CoreOptions options;
   options.chunk_bytes = plan.chunk_bytes;
   options.stagger = plan.stagger;
   options.network_first = plan.network_first;
   options.side_by_side = plan.side_by_side;
+  options.copy_lane = kCopyLane;
+  for (Rank other = 0; other < plan.ranks(); ++other) {
+    if (plan.caches() && plan.node_of(other) == plan.node_of(rank)) options.node_ranks.push_back(other);
+  }
   return options;
 }
 
@@ -33,13 +38,28 @@ std::uint64_t code(const Status& status) {
   return static_cast<std::uint64_t>(-static_cast<std::int64_t>(status.code()));
 }
 
+std::optional<cache::NodeCache> make_cache(World& world, Rank rank) {
+  const Plan& plan = world.plan;
+  if (!plan.caches()) return std::nullopt;
+  NodeMemory& memory = *world.nodes[plan.node_of(rank)];
+  const Rank first = rank - static_cast<Rank>(rank % plan.ranks_per_node);
+  cache::NodeCacheOptions options;
+  options.local = rank - first;
+  options.locals = static_cast<std::uint32_t>(plan.ranks_per_node);
+  options.overdue = Nanoseconds(static_cast<std::int64_t>(plan.cache_overdue));
+  options.prefetch_bytes = plan.cache_bytes / 2;
+  options.process_ended = [&world, first](std::uint32_t local) { return world.ranks[first + local]->is_gone(); };
+  return cache::NodeCache(memory.directory(), memory.lock(), std::move(options));
+}
+
 }  // namespace
 
 SimulatedRank::SimulatedRank(World& world, Rank rank)
     : world_(world),
       rank_(rank),
-      core_(core_options(world.plan), lane_limits(world.plan)),
-      checks_(rank, world.plan.slots, lane_limits(world.plan), world.plan.side_by_side, world.report),
+      cache_(make_cache(world, rank)),
+      core_(core_options(world.plan, rank), lane_limits(world.plan, rank), cache_ ? &*cache_ : nullptr),
+      checks_(rank, world.plan.slots, lane_limits(world.plan, rank), world.plan.side_by_side, world.report),
       memory_(world.plan, world.layout, world.first_expert_of(rank + 1) - world.first_expert_of(rank)) {
   const Plan& plan = world.plan;
   std::vector<Rank> ranks(plan.ranks());
@@ -47,8 +67,10 @@ SimulatedRank::SimulatedRank(World& world, Rank rank)
   std::vector<Node> node_of;
   for (const Rank each : ranks) node_of.push_back(plan.node_of(each));
   for (std::uint64_t layer = 0; layer < plan.layers; ++layer) {
-    const core::LayerNumber number =
-        core_.add_layer({static_cast<std::uint32_t>(layer), core::Membership(rank, ranks, node_of), world.layout});
+    const core::LayerNumber number = core_.add_layer({static_cast<std::uint32_t>(layer),
+                                                      core::Membership(rank, ranks, node_of),
+                                                      world.layout,
+                                                      {0, static_cast<std::uint32_t>(layer)}});
     if (number != number_of(layer)) wrong("layers are numbered otherwise than the simulator thinks");
     core_.set_sources(number, sources());
   }
@@ -140,15 +162,24 @@ void SimulatedRank::carry_out_actions() {
                       {"version", start->version},
                       {"source", start->source},
                       {"slot", start->slot},
+                      {"into", start->into},
+                      {"from", start->from},
                       {"offset", start->range.offset},
                       {"bytes", start->range.bytes},
                       {"class", static_cast<std::uint64_t>(start->urgency)}});
         checks_.started(*start);
+        if (start->into != cache::kNoEntry) node().writes(*start);
+        if (start->from != cache::kNoEntry) node().reads(start->from, start->layer, start->expert, start->version);
         auto& least = lowest[start->lane];
         least = std::max(least.value_or(start->urgency), start->urgency);
         world_.fabric->start(rank_, *start);
       } else if (std::holds_alternative<core::Progress>(action)) {
         changed_ = true;
+      } else if (const auto* node_tell = std::get_if<core::TellNode>(&action)) {
+        const Rank first = rank_ - static_cast<Rank>(rank_ % world_.plan.ranks_per_node);
+        for (Rank local = 0; local < world_.plan.ranks_per_node; ++local) {
+          if (node_tell->to >> local & 1) world_.fabric->tell_node(rank_, first + local, node_tell->entry, node_tell->nic);
+        }
       } else if (const auto* tell = std::get_if<core::Tell>(&action)) {
         world_.fabric->send(rank_, tell->notice.to, tell->layer, tell->notice);
       } else {
@@ -178,11 +209,18 @@ void SimulatedRank::arm_deadline() {
   });
 }
 
+/// Of entries, by a chunk.
+void SimulatedRank::end_use(const core::StartChunk& chunk) {
+  if (chunk.into != cache::kNoEntry) node().ends(chunk.into);
+  if (chunk.from != cache::kNoEntry) node().ends(chunk.from);
+}
+
 void SimulatedRank::give_back(core::LayerNumber layer) {
   core_.give_back(layer);
 }
 
 void SimulatedRank::chunk_done(const core::StartChunk& chunk, const Status& status) {
+  end_use(chunk);
   log("done", {{"chunk", chunk.chunk}, {"status", code(status)}});
   checks_.ended(chunk);
   core_.chunk_done(chunk.chunk, status, now());
@@ -268,6 +306,7 @@ std::vector<core::Delivery> SimulatedRank::take(core::FetchNumber fetch, std::si
                   {"path", static_cast<std::uint64_t>(delivery.path)},
                   {"source", delivery.source},
                   {"after", static_cast<std::uint64_t>(delivery.ready_after.count())}});
+    if (delivery.entry != cache::kNoEntry) node().reads(delivery.entry, number_of(of.layer), delivery.expert, of.version);
     check_bytes(delivery, of, "when it was delivered");
   }
   carry_out();
@@ -276,8 +315,10 @@ std::vector<core::Delivery> SimulatedRank::take(core::FetchNumber fetch, std::si
 
 void SimulatedRank::check_bytes(const core::Delivery& view, const OpenFetch& of, const char* when) {
   if (!memory_.on()) return;
-  const std::byte* expert =
-      view.slot ? memory_.slot(*view.slot) : world_.ranks[view.source]->own_expert(number_of(of.layer), view.expert);
+  const std::byte* expert = view.slot ? memory_.slot(*view.slot)
+                            : view.entry != cache::kNoEntry
+                                ? cache_->payload(view.entry)
+                                : world_.ranks[view.source]->own_expert(number_of(of.layer), view.expert);
   for (std::size_t i = 0; i < world_.layout.count(); ++i) {
     if ((view.segments >> i & 1) == 0) continue;
     const std::uint64_t bytes = world_.layout.segments()[i].bytes;
@@ -292,6 +333,7 @@ void SimulatedRank::release(core::FetchNumber fetch, const core::Delivery& view)
   log("release", {{"id", fetch}, {"expert", view.expert}});
   if (const auto of = open_.find(fetch); of != open_.end()) check_bytes(view, of->second, "when it was released");
   checks_.released(view.view);
+  if (view.entry != cache::kNoEntry) node().ends(view.entry);
   if (const auto released = core_.release(view.view, now()); !released.ok()) wrong(released.status().message());
   carry_out();
 }
@@ -350,6 +392,7 @@ void SimulatedRank::leave() {
   log("leave", {});
   gone_ = true;
   world_.fabric->gone(rank_, true);
+  if (cache_) cache_->leave();
 }
 
 void SimulatedRank::die() {
@@ -376,8 +419,25 @@ const std::byte* SimulatedRank::own_expert(core::LayerNumber layer, ExpertIndex 
   return memory_.own(layer - 1, expert - world_.first_expert_of(rank_));
 }
 
-void SimulatedRank::land(const core::StartChunk& chunk, const Bytes& bytes) {
-  std::copy(bytes.begin(), bytes.end(), memory_.slot(chunk.slot) + chunk.range.offset);
+std::byte* SimulatedRank::destination(const core::StartChunk& chunk) {
+  return (chunk.into != cache::kNoEntry ? cache_->payload(chunk.into) : memory_.slot(chunk.slot)) + chunk.range.offset;
+}
+
+void SimulatedRank::node_notice(cache::EntryIndex entry, std::uint32_t nic) {
+  if (entry != cache::kNoEntry) core_.entry_changed(entry, now());
+  if (nic != core::kNoNic) core_.nic_free(nic, now());
+}
+
+void SimulatedRank::report() const {
+  Report& report = world_.report;
+  report.wasted_bytes += core_.counters().prefetch_bytes_wasted;
+  report.cache_bypassed += core_.counters().cache_bypassed;
+  if (!cache_) return;
+  report.wasted_bytes += cache_->counters().prefetch_bytes_wasted;
+  report.cache_hits += cache_->counters().hits;
+  report.cache_misses += cache_->counters().misses;
+  report.cache_evicted += cache_->counters().evicted;
+  report.cache_overdue += cache_->counters().overdue;
 }
 
 }  // namespace cardea::simulator

@@ -12,6 +12,7 @@
 #include <set>
 #include <vector>
 
+#include "lib/cache/node_cache.h"
 #include "lib/core/core.h"
 #include "perf/simulator/checks.h"
 #include "perf/simulator/memory.h"
@@ -73,14 +74,19 @@ class SimulatedRank {
   // ---- events, from the fabric
   Status lend(core::LayerNumber layer, Version version) { return core_.lend(layer, version); }
   void give_back(core::LayerNumber layer);
+  void end_use(const core::StartChunk& chunk);
   void chunk_done(const core::StartChunk& chunk, const Status& status);
   void notice(Rank from, core::LayerNumber layer, const core::Notice& notice);
   void peer_lost(Rank peer, bool left, const Status& why);
   const std::byte* own_expert(core::LayerNumber layer, ExpertIndex expert);
-  void land(const core::StartChunk& chunk, const Bytes& bytes);
+  void node_notice(cache::EntryIndex entry, std::uint32_t nic);
+  /// Where a chunk lands, or is copied from.
+  std::byte* destination(const core::StartChunk& chunk);
+  const std::byte* entry(cache::EntryIndex entry) const { return cache_->payload(entry); }
   /// When all is over: nothing is under way, all slots came back.
   void check_rest();
-  std::uint64_t wasted_bytes() const { return core_.counters().prefetch_bytes_wasted; }
+  /// Adds what core and cache have counted to the report.
+  void report() const;
 
  private:
   struct OpenFetch {
@@ -94,6 +100,7 @@ class SimulatedRank {
     world_.log.event(now(), rank_, what, arguments, experts);
   }
   void wrong(std::string what) { world_.report.violation(fmt::format("rank {}: {}", rank_, what)); }
+  NodeMemory& node() { return *world_.nodes[world_.plan.node_of(rank_)]; }
   std::vector<core::ExpertSources> sources() const;
   void carry_out();
   void carry_out_actions();
@@ -104,6 +111,7 @@ class SimulatedRank {
 
   World& world_;
   const Rank rank_;
+  std::optional<cache::NodeCache> cache_;
   core::Core core_;
   Checks checks_;
   Memory memory_;

@@ -31,6 +31,8 @@ struct Report {
   std::uint64_t fetches = 0, prefetches = 0, gangs = 0, canceled = 0, destroyed = 0, deadlines = 0, waits = 0;
   std::uint64_t deaths = 0, stops = 0, aborted = 0, collected = 0, wasted_bytes = 0, bytes_checked = 0, jumps = 0;
 
+  std::uint64_t cache_hits = 0, cache_misses = 0, cache_evicted = 0, cache_bypassed = 0, cache_overdue = 0;
+
   void violation(std::string what) {
     ++violation_count;
     if (violations.size() < 10) violations.push_back(std::move(what));

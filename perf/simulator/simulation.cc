@@ -60,6 +60,11 @@ void Simulation::set_up() {
   const Plan& plan = world_.plan;
   world_.log.begin(plan);
   world_.layout = layout_of(plan);
+  if (plan.caches()) {
+    const cache::Shape shape = cache::Shape::of(plan.cache_bytes, std::max<std::uint64_t>(plan.chunk_bytes, 64)).value();
+    for (std::uint64_t node = 0; node < plan.nodes; ++node)
+      world_.nodes.push_back(std::make_unique<NodeMemory>(shape, plan.bytes, world_.report));
+  }
   world_.fabric = std::make_unique<Fabric>(world_);
   for (Rank rank = 0; rank < plan.ranks(); ++rank) world_.ranks.push_back(std::make_unique<SimulatedRank>(world_, rank));
 }
@@ -113,7 +118,13 @@ const Report& Simulation::run(const std::function<void(double)>& progress) {
   } else {
     close();
   }
-  for (const auto& rank : world_.ranks) report.wasted_bytes += rank->wasted_bytes();
+  for (const auto& rank : world_.ranks) rank->report();
+  const bool once =
+      world_.plan.caches() &&
+      report.deaths + report.failed_chunks + report.cache_evicted + report.cache_bypassed + report.cache_overdue == 0;
+  if (once && report.repeated_network_bytes != 0)
+    report.violation(
+        fmt::format("{} bytes came over the network again to a node that had them", report.repeated_network_bytes));
   report.hash = world_.log.hash();
   report.events = world_.log.events();
   report.virtual_events = world_.time.events_run();
@@ -124,6 +135,14 @@ const Report& Simulation::run(const std::function<void(double)>& progress) {
 void Simulation::close() {
   world_.time.run_until_idle();
   for (const auto& rank : world_.ranks) rank->check_rest();
+  const auto locals = static_cast<std::uint32_t>(world_.plan.ranks_per_node);
+  for (std::size_t node = 0; node < world_.nodes.size(); ++node) {
+    std::uint64_t gone = 0;
+    for (std::uint32_t local = 0; local < locals; ++local) {
+      if (world_.ranks[node * locals + local]->is_gone()) gone |= std::uint64_t{1} << local;
+    }
+    world_.nodes[node]->check_rest(locals, gone);
+  }
 }
 
 Result<Report> simulate(const Plan& plan, std::FILE* file, const std::function<void(double)>& progress) {

@@ -138,9 +138,14 @@ void Training::prefetch(std::uint64_t place) {
   const std::vector<ExpertIndex> wanted = world_.routing.wanted(step_of(place), layer_of(place), rank_.rank());
   const std::uint64_t next_node = (world_.plan.node_of(rank_.rank()) + 1) % world_.plan.nodes * world_.plan.ranks_per_node;
   const auto first = std::lower_bound(wanted.begin(), wanted.end(), world_.first_expert_of(static_cast<Rank>(next_node)));
-  for (std::size_t i = 0; i < wanted.size() && spec.experts.size() < world_.plan.slots; ++i) {
+  std::uint64_t slots = 0;
+  for (std::size_t i = 0; i < wanted.size() && slots < world_.plan.slots; ++i) {
     const ExpertIndex expert = wanted[(static_cast<std::size_t>(first - wanted.begin()) + i) % wanted.size()];
-    if (rank_.takes_slot(expert)) spec.experts.push_back(expert);
+    if (!rank_.takes_slot(expert)) continue;
+    spec.experts.push_back(expert);
+    const bool cached =
+        world_.plan.caches() && world_.plan.node_of(world_.plan.home_of(expert)) != world_.plan.node_of(rank_.rank());
+    if (!cached) ++slots;
   }
   if (spec.experts.empty()) return;
   const core::FetchNumber fetch = rank_.fetch(std::move(spec));

@@ -8,6 +8,7 @@
 #include "lib/core/segment_layout.h"
 #include "lib/transport/sim/virtual_time.h"
 #include "perf/simulator/event_log.h"
+#include "perf/simulator/node_memory.h"
 #include "perf/simulator/plan.h"
 #include "perf/simulator/report.h"
 #include "perf/simulator/routing.h"
@@ -28,7 +29,8 @@ struct World {
   Report report;
   core::SegmentLayout layout;
   std::uint64_t fault_span = 0;
-  std::uint64_t ended = 0;  // ranks that have nothing more to do, or are no more
+  std::uint64_t ended = 0;                         // ranks that have nothing more to do, or are no more
+  std::vector<std::unique_ptr<NodeMemory>> nodes;  // empty without node cache
   std::unique_ptr<Fabric> fabric;
   std::vector<std::unique_ptr<SimulatedRank>> ranks;
 

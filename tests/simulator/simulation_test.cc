@@ -66,6 +66,8 @@ TEST(Simulation, IsAFunctionOfItsPlan) {
   }
   Plan plan = random_plan(1), other = plan;
   other.network_latency += 1;
+  other.node_latency += 1;
+  other.copy_rate -= 1'000'000;
   EXPECT_NE(simulate(plan)->hash, simulate(other)->hash);
 }
 

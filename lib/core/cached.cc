@@ -135,6 +135,7 @@ void Core::deliver_cached(Transfer& transfer, Clock::time_point now) {
     want.cached = std::exchange(want.transfer, 0);  // and its pin
     starve(of, ref.want, now);
     queue_gang(of, now);
+    if (want.state == Want::State::kStarved) progress(of);  // who waits for it must ask again whether it can come
   }
 }
 

@@ -480,7 +480,16 @@ Status Core::receive(LayerNumber number, Rank from, const Notice& notice, Clock:
 }
 
 void Core::unpark(Layer& of, Clock::time_point now) {
-  for (const WantRef& ref : std::exchange(of.parked, {})) {
+  // The most urgent first, or a prefetch would start before a demand that has waited beside it.
+  std::vector<WantRef> parked = std::exchange(of.parked, {});
+  std::stable_sort(parked.begin(), parked.end(), [&](const WantRef& a, const WantRef& b) {
+    const auto urgency = [&](const WantRef& ref) {
+      const auto found = fetches_.find(ref.fetch);
+      return found == fetches_.end() ? Class::kPlacement : found->second->spec.urgency;
+    };
+    return urgency(a) < urgency(b);
+  });
+  for (const WantRef& ref : parked) {
     const auto found = fetches_.find(ref.fetch);
     if (found == fetches_.end() || found->second->wants[ref.want].state != Want::State::kParked) continue;
     advance(*found->second, ref.want, now);

@@ -77,7 +77,11 @@ void Fabric::serve(FlightId id) {
                                     shared ? Nanoseconds(0) : ns(plan.node_latency), left, arrived);
     return;
   }
-  if (source.is_gone()) return;  // ends when its reader hears of it
+  if (source.is_gone()) {
+    // Else it ends when its reader hears of it.
+    if (heard_.contains({flight->reader, chunk.source})) end(id, Status(CARDEA_ERR_PEER_LOST, "it is no more"));
+    return;
+  }
   if (source.is_stopped()) return source.deliver([this, id] { serve(id); });
   if (const Status lent = source.lend(chunk.layer, chunk.version); !lent.ok()) {
     world_.time.after(ns(plan.network_latency), [this, id, lent] { end(id, lent); });
@@ -199,6 +203,7 @@ void Fabric::gone(Rank rank, bool left) {
     const bool chunks_first = random_.chance(50);
     world_.time.after(ns(delay), [this, rank, other, left, chunks_first] {
       const Status why(CARDEA_ERR_PEER_LOST, left ? "it has left" : "it died");
+      heard_.emplace(other, rank);
       if (chunks_first) end_all(other, rank, why);
       SimulatedRank& hearer = *world_.ranks[other];
       hearer.deliver([&hearer, rank, left, why] { hearer.peer_lost(rank, left, why); });

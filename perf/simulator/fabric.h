@@ -10,6 +10,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <unordered_set>
 #include <vector>
 
@@ -66,6 +67,7 @@ class Fabric {
   std::vector<Flight> flights_;
   std::vector<std::uint32_t> free_;
   std::map<std::pair<Rank, Rank>, Clock::time_point> last_notice_;
+  std::set<std::pair<Rank, Rank>> heard_;      // (reader, source that is no more)
   std::unordered_set<std::uint64_t> crossed_;  // hashes of (node, layer, version, expert, offset)
 };
 

@@ -306,7 +306,10 @@ std::vector<core::Delivery> SimulatedRank::take(core::FetchNumber fetch, std::si
                   {"path", static_cast<std::uint64_t>(delivery.path)},
                   {"source", delivery.source},
                   {"after", static_cast<std::uint64_t>(delivery.ready_after.count())}});
-    if (delivery.entry != cache::kNoEntry) node().reads(delivery.entry, number_of(of.layer), delivery.expert, of.version);
+    if (delivery.entry != cache::kNoEntry) {
+      node().reads(delivery.entry, number_of(of.layer), delivery.expert, of.version);
+      entries_read_.emplace(delivery.view, delivery.entry);
+    }
     check_bytes(delivery, of, "when it was delivered");
   }
   carry_out();
@@ -333,7 +336,10 @@ void SimulatedRank::release(core::FetchNumber fetch, const core::Delivery& view)
   log("release", {{"id", fetch}, {"expert", view.expert}});
   if (const auto of = open_.find(fetch); of != open_.end()) check_bytes(view, of->second, "when it was released");
   checks_.released(view.view);
-  if (view.entry != cache::kNoEntry) node().ends(view.entry);
+  if (view.entry != cache::kNoEntry) {
+    node().ends(view.entry);
+    entries_read_.erase(view.view);
+  }
   if (const auto released = core_.release(view.view, now()); !released.ok()) wrong(released.status().message());
   carry_out();
 }
@@ -392,6 +398,7 @@ void SimulatedRank::leave() {
   log("leave", {});
   gone_ = true;
   world_.fabric->gone(rank_, true);
+  end_reading();
   if (cache_) cache_->leave();
 }
 
@@ -401,7 +408,14 @@ void SimulatedRank::die() {
   ++world_.report.deaths;
   gone_ = true;
   world_.fabric->gone(rank_, false);
+  end_reading();
   end();
+}
+
+/// Views go with their rank.
+void SimulatedRank::end_reading() {
+  for (const auto& [view, entry] : entries_read_) node().ends(entry);
+  entries_read_.clear();
 }
 
 void SimulatedRank::stop(Nanoseconds how_long) {

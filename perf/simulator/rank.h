@@ -107,6 +107,7 @@ class SimulatedRank {
   void end();
   void settle();
   void arm_deadline();
+  void end_reading();
   void check_bytes(const core::Delivery& view, const OpenFetch& of, const char* when);
 
   World& world_;
@@ -118,6 +119,7 @@ class SimulatedRank {
   core::SlabNumber slab_ = 0;
   std::unique_ptr<Script> script_;
   std::map<core::FetchNumber, OpenFetch> open_;
+  std::map<core::ViewNumber, cache::EntryIndex> entries_read_;
   std::set<Rank> lost_;
   bool gone_ = false, stopped_ = false, changed_ = false, settling_ = false, ended_ = false;
   std::vector<std::function<void()>> held_back_;  // while stopped

@@ -26,8 +26,8 @@ void Core::queue_gang(Fetch& of, Clock::time_point now) {
   if (of.count(Want::State::kNew) + of.count(Want::State::kParked) != 0) return;
   // Nor while some of it is still on its way into the node cache, to be copied from there.
   const bool being_cached = of.spec.into_slots && std::any_of(of.wants.begin(), of.wants.end(), [&](const Want& want) {
-    return want.state == Want::State::kMoving && transfers_.at(want.transfer)->cached();
-  });
+                              return want.state == Want::State::kMoving && transfers_.at(want.transfer)->cached();
+                            });
   if (being_cached) return;
   Slab& slab = *slabs_.at(*of.spec.slab);
   if (of.count(Want::State::kStarved) > slab.slots.count()) {
@@ -164,15 +164,18 @@ void Core::drop_spares(LayerNumber of, Version up_to) {
 
 bool Core::would_deadlock(FetchNumber number, const std::set<FetchNumber>& waited_for, Clock::time_point now) {
   Fetch& of = fetch_of(number);
-  if (!of.finished.empty() || of.count(Want::State::kStarved) == 0 || of.outstanding() != of.count(Want::State::kStarved))
-    return false;
-  Slab& slab = *slabs_.at(*of.spec.slab);
-  for (const TransferNumber held : slab.transfer_in) {
-    if (held == 0 || transfers_.at(held)->spare) continue;
-    const Transfer& transfer = *transfers_.at(held);
-    if (!transfer.waiting.empty() || transfer.in_flight != 0) return false;  // will be ready or free in time
-  }
-  if (take_back_undelivered(slab, waited_for, now)) return false;
+  Slab* slab = nullptr;
+  do {
+    if (!of.finished.empty() || of.count(Want::State::kStarved) == 0 || of.outstanding() != of.count(Want::State::kStarved))
+      return false;
+    slab = slabs_.at(*of.spec.slab).get();
+    for (const TransferNumber held : slab->transfer_in) {
+      if (held == 0 || transfers_.at(held)->spare) continue;
+      const Transfer& transfer = *transfers_.at(held);
+      if (!transfer.waiting.empty() || transfer.in_flight != 0) return false;  // will be ready or free in time
+    }
+    // A gang may need several; one slot that nobody can use yet would wake nobody.
+  } while (take_back_undelivered(*slab, waited_for, now));
   for (const auto& [other, fetch] : fetches_) {
     if (other != number && waited_for.contains(other) && fetch->spec.slab == of.spec.slab && !fetch->finished.empty())
       return false;

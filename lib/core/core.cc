@@ -494,6 +494,8 @@ void Core::unpark(Layer& of, Clock::time_point now) {
     if (found == fetches_.end() || found->second->wants[ref.want].state != Want::State::kParked) continue;
     advance(*found->second, ref.want, now);
     queue_gang(*found->second, now);
+    // Who waits for it must ask again whether a slot can come.
+    if (found->second->wants[ref.want].state == Want::State::kStarved) progress(*found->second);
   }
 }
 

@@ -50,6 +50,12 @@ bool Replay::take(std::uint64_t id, std::size_t count) {
   return !taken.empty();
 }
 
+/// False: it must wait, and asks as a waiting thread does whether what it waits for can come.
+bool Replay::wait(core::FetchNumber fetch) {
+  (void)rank_.wait(fetch);
+  return false;
+}
+
 /// False if it must wait.
 bool Replay::make(const LoggedRequest& request) {
   using What = LoggedRequest::What;
@@ -75,7 +81,7 @@ bool Replay::make(const LoggedRequest& request) {
       if (fetch == 0) return true;
       const core::FetchCounts counts = rank_.counts(fetch);
       const std::uint64_t there = counts.experts - (counts.parked + counts.starved + counts.moving) - counts.delivered;
-      if (there < request.count && counts.delivered + request.count <= counts.experts) return false;
+      if (there < request.count && counts.delivered + request.count <= counts.experts) return wait(fetch);
       (void)take(request.id, request.count);
       return true;
     }
@@ -84,7 +90,7 @@ bool Replay::make(const LoggedRequest& request) {
       while (!views_.contains(key)) {
         if (take(request.id, 1)) continue;
         const bool may_come = fetch != 0 && rank_.counts(fetch).delivered < rank_.counts(fetch).experts;
-        if (may_come) return false;
+        if (may_come) return wait(fetch);
         return true;  // it failed here
       }
       rank_.release(fetch, views_.at(key));

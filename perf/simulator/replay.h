@@ -20,6 +20,7 @@ class Replay final : public Script {
 
  private:
   bool make(const LoggedRequest& request);
+  bool wait(core::FetchNumber fetch);
   bool take(std::uint64_t id, std::size_t count);
   core::FetchNumber number(std::uint64_t id) const;
 

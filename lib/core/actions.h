@@ -35,9 +35,11 @@ struct StartChunk {
   ChunkRange range;
   cache::EntryIndex into = cache::kNoEntry;
   cache::EntryIndex from = cache::kNoEntry;
+  Class urgency = Class::kDemand;
 };
 
-/// Something became ready or failed in a fetch; `done` when nothing of it is outstanding any more.
+/// Something became ready or failed in a fetch, or waits for a slot now, so that would_deadlock may answer otherwise; `done`
+/// when nothing of it is outstanding any more.
 struct Progress {
   FetchNumber fetch = 0;
   bool done = false;

@@ -136,6 +136,7 @@ void Core::deliver_cached(Transfer& transfer, Clock::time_point now) {
     want.cached = std::exchange(want.transfer, 0);  // and its pin
     starve(of, ref.want, now);
     queue_gang(of, now);
+    if (want.state == Want::State::kStarved) progress(of);  // who waits for it must ask again whether it can come
   }
 }
 
@@ -155,7 +156,7 @@ void Core::look_for_chunks(Transfer& transfer, Clock::time_point now) {
   }
   if (!open) return set_recheck(transfer, cache_->overdue_at(transfer.entry));
   set_recheck(transfer, std::nullopt);
-  transfer.queued = lanes_[transfer.source.lane].add(transfer.number, transfer.urgency);
+  transfer.queued = lanes_[queue_of(transfer.source.lane)].add(transfer.number, transfer.urgency);
   pump(transfer.source.lane, now);
 }
 

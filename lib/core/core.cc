@@ -169,7 +169,7 @@ std::vector<ExpertIndex> Core::in_order(const FetchSpec& spec, const Layer& of) 
   const auto place = [&](ExpertIndex expert) {
     const SourceOption& source = of.experts[expert].options.front();
     const auto stagger = options_.stagger ? of.versions.members().stagger(source.rank) : std::pair(0u, source.rank);
-    return std::tuple(-static_cast<int>(source.path), stagger);
+    return std::tuple(options_.network_first ? -static_cast<int>(source.path) : 0, stagger);
   };
   std::vector<ExpertIndex> experts = spec.experts;
   std::stable_sort(experts.begin(), experts.end(), [&](ExpertIndex a, ExpertIndex b) { return place(a) < place(b); });
@@ -480,11 +480,22 @@ Status Core::receive(LayerNumber number, Rank from, const Notice& notice, Clock:
 }
 
 void Core::unpark(Layer& of, Clock::time_point now) {
-  for (const WantRef& ref : std::exchange(of.parked, {})) {
+  // The most urgent first, or a prefetch would start before a demand that has waited beside it.
+  std::vector<WantRef> parked = std::exchange(of.parked, {});
+  std::stable_sort(parked.begin(), parked.end(), [&](const WantRef& a, const WantRef& b) {
+    const auto urgency = [&](const WantRef& ref) {
+      const auto found = fetches_.find(ref.fetch);
+      return found == fetches_.end() ? Class::kPlacement : found->second->spec.urgency;
+    };
+    return urgency(a) < urgency(b);
+  });
+  for (const WantRef& ref : parked) {
     const auto found = fetches_.find(ref.fetch);
     if (found == fetches_.end() || found->second->wants[ref.want].state != Want::State::kParked) continue;
     advance(*found->second, ref.want, now);
     queue_gang(*found->second, now);
+    // Who waits for it must ask again whether a slot can come.
+    if (found->second->wants[ref.want].state == Want::State::kStarved) progress(*found->second);
   }
 }
 

@@ -103,8 +103,10 @@ struct CoreCounters {
 
 struct CoreOptions {
   std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
-  /// False: sources in the order of their numbers. For ablation.
-  bool stagger = true;
+  // For ablation, each can be switched off:
+  bool stagger = true;           // false: sources in the order of their numbers
+  bool network_first = true;     // false: what takes longest does not start first
+  bool side_by_side = true;      // false: one queue for all lanes, so that network and local copies take turns
   LaneNumber copy_lane = 1;      // on which experts are copied out of the node cache
   std::vector<Rank> node_ranks;  // of this rank's node, by local number in the node cache; without one, empty
 };
@@ -177,6 +179,8 @@ class Core {
   Rank home(LayerNumber layer, ExpertIndex expert) const;
   /// The source that a fetch of the expert at its newest version would take now.
   const SourceOption* preferred_source(LayerNumber layer, ExpertIndex expert) const;
+  /// Class of the most urgent transfer that has chunks to start on a lane.
+  std::optional<Class> most_urgent_queued(LaneNumber lane) const { return lanes_[queue_of(lane)].most_urgent(); }
   /// Chunks that some transport still works on.
   std::uint64_t chunks_in_flight() const { return chunks_in_flight_; }
   const CoreCounters& counters() const { return counters_; }
@@ -200,6 +204,7 @@ class Core {
     TransferNumber transfer = 0;  // 0: nothing moved
   };
 
+  LaneNumber queue_of(LaneNumber lane) const { return options_.side_by_side ? lane : 0; }
   Layer& layer(LayerNumber number) const;
   Fetch& fetch_of(FetchNumber number) const;
 

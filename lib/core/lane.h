@@ -86,6 +86,13 @@ class Lane {
   /// The classes that have something to start now, less urgent than demand.
   bool background_waits(std::size_t c) const { return c != index(Class::kDemand) && may_start(c); }
   const LaneLimits& limits() const { return limits_; }
+  /// Class of the most urgent transfer that waits.
+  std::optional<Class> most_urgent() const {
+    for (std::size_t c = 0; c < kClasses; ++c) {
+      if (!queues_[c].empty()) return static_cast<Class>(c);
+    }
+    return std::nullopt;
+  }
   std::uint32_t in_flight() const { return in_flight_total_; }
   std::uint32_t in_flight(Class urgency) const { return in_flight_[index(urgency)]; }
 

@@ -175,15 +175,18 @@ void Core::drop_spares(LayerNumber of, Version up_to) {
 
 bool Core::would_deadlock(FetchNumber number, const std::set<FetchNumber>& waited_for, Clock::time_point now) {
   Fetch& of = fetch_of(number);
-  if (!of.finished.empty() || of.count(Want::State::kStarved) == 0 || of.outstanding() != of.count(Want::State::kStarved))
-    return false;
-  Slab& slab = *slabs_.at(*of.spec.slab);
-  for (const TransferNumber held : slab.transfer_in) {
-    if (held == 0 || transfers_.at(held)->spare) continue;
-    const Transfer& transfer = *transfers_.at(held);
-    if (!transfer.waiting.empty() || transfer.in_flight != 0) return false;  // will be ready or free in time
-  }
-  if (take_back_undelivered(slab, waited_for, now)) return false;
+  Slab* slab = nullptr;
+  do {
+    if (!of.finished.empty() || of.count(Want::State::kStarved) == 0 || of.outstanding() != of.count(Want::State::kStarved))
+      return false;
+    slab = slabs_.at(*of.spec.slab).get();
+    for (const TransferNumber held : slab->transfer_in) {
+      if (held == 0 || transfers_.at(held)->spare) continue;
+      const Transfer& transfer = *transfers_.at(held);
+      if (!transfer.waiting.empty() || transfer.in_flight != 0) return false;  // will be ready or free in time
+    }
+    // A gang may need several; one slot that nobody can use yet would wake nobody.
+  } while (take_back_undelivered(*slab, waited_for, now));
   for (const auto& [other, fetch] : fetches_) {
     if (other != number && waited_for.contains(other) && fetch->spec.slab == of.spec.slab && !fetch->finished.empty())
       return false;
@@ -281,12 +284,12 @@ void Core::request(Transfer& transfer, SegmentMask segments) {
     }
   }
   transfer.requested |= segments;
-  if (!transfer.queued) transfer.queued = lanes_[transfer.source.lane].add(transfer.number, transfer.urgency);
+  if (!transfer.queued) transfer.queued = lanes_[queue_of(transfer.source.lane)].add(transfer.number, transfer.urgency);
 }
 
 void Core::promote(Transfer& transfer, Class urgency) {
   if (urgency >= transfer.urgency) return;
-  Lane& lane = lanes_[transfer.source.lane];
+  Lane& lane = lanes_[queue_of(transfer.source.lane)];
   if (transfer.queued) {
     lane.remove(*transfer.queued, transfer.urgency);
     transfer.queued = lane.add(transfer.number, urgency);
@@ -364,7 +367,7 @@ void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
 
 void Core::take_off(Transfer& transfer) {
   if (!transfer.queued) return;
-  lanes_[transfer.source.lane].remove(*transfer.queued, transfer.urgency);
+  lanes_[queue_of(transfer.source.lane)].remove(*transfer.queued, transfer.urgency);
   transfer.queued.reset();
 }
 
@@ -394,14 +397,15 @@ std::size_t Core::held_classes(LaneNumber number, Clock::time_point now) {
   return kClasses;
 }
 
-void Core::pump(LaneNumber number, Clock::time_point now) {
+void Core::pump(LaneNumber lane_number, Clock::time_point now) {
+  const LaneNumber number = queue_of(lane_number);
   Lane& lane = lanes_[number];
   while (const auto choice = lane.next(held_classes(number, now))) {
     Transfer& transfer = *transfers_.at(choice->transfer);
     if (transfer.cached()) {
       const auto index = claim(transfer, now);
       if (index) {
-        start(transfer, *index, number, choice->urgency, now);
+        start(transfer, *index, transfer.source.lane, choice->urgency, now);
       } else {
         take_off(transfer);  // others are at what is left of it
         set_recheck(transfer, cache_->overdue_at(transfer.entry));
@@ -410,7 +414,7 @@ void Core::pump(LaneNumber number, Clock::time_point now) {
     }
     const std::size_t index = transfer.next_chunk++;
     if (transfer.next_chunk == transfer.chunks.size()) take_off(transfer);
-    start(transfer, index, number, choice->urgency, now);
+    start(transfer, index, transfer.source.lane, choice->urgency, now);
   }
 }
 
@@ -421,7 +425,7 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
   ++transfer.in_flight;
   ++chunks_in_flight_;
   ++counters_.chunks_started;
-  lanes_[number].started(urgency);
+  lanes_[queue_of(number)].started(urgency);
   const std::uint32_t nic = lanes_[number].limits().nic;
   if (cache_ != nullptr && nic != kNoNic) cache_->start_on(nic, static_cast<std::uint32_t>(urgency), chunk.range.bytes);
   StartChunk action{Transfer::token(transfer.number, index),
@@ -433,6 +437,7 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
                     transfer.slab,
                     transfer.slot,
                     chunk.range};
+  action.urgency = urgency;
   action.into = transfer.entry;
   if (transfer.origin != 0) action.from = transfers_.at(transfer.origin)->entry;
   actions_.push_back(action);
@@ -443,7 +448,7 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   Transfer& transfer = *transfers_.at(number);
   Transfer::Chunk& chunk = transfer.chunks[Transfer::chunk_of(token)];
   const LaneNumber lane = transfer.source.lane;
-  lanes_[lane].finished(chunk.urgency);
+  lanes_[queue_of(lane)].finished(chunk.urgency);
   --chunks_in_flight_;
   --transfer.in_flight;
   const std::uint32_t nic = lanes_[lane].limits().nic;

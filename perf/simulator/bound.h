@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+// The time below which no order of transfers can come:
+//
+//   max( over lanes: bytes that must pass it / its rate,  over ranks: time of computing )
+//
+// With the node cache an expert must cross into a node once, by whichever NIC of it, and out of its home's NIC once for
+// each other node that wants it; without, once for each rank that wants it, by that rank's NIC. What lands in a slot from
+// within the node, the cache included, must pass the rank's copy lane and its node's memory.
+#pragma once
+
+#include "perf/simulator/routing.h"
+
+namespace cardea::simulator {
+
+struct Bound {
+  Nanoseconds time{0};
+  std::string busiest;  // "NIC in of node 2", "computing of rank 7"
+};
+
+Bound lower_bound(const Plan& plan, const Routing& routing);
+
+}  // namespace cardea::simulator

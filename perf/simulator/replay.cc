@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "perf/simulator/replay.h"
 
+#include <algorithm>
+
 namespace cardea::simulator {
 
 Replay::Replay(World& world, SimulatedRank& rank, std::vector<LoggedRequest> requests)
@@ -45,7 +47,7 @@ bool Replay::take(std::uint64_t id, std::size_t count) {
   delivered_[id] += taken.size();
   for (const core::Delivery& delivery : taken) {
     world_.report.ready_time = world_.time.now().time_since_epoch();
-    if (delivery.view != 0) views_[{id, delivery.expert}] = delivery;
+    if (delivery.view != 0) views_[id].push_back(delivery);
   }
   return !taken.empty();
 }
@@ -86,15 +88,19 @@ bool Replay::make(const LoggedRequest& request) {
       return true;
     }
     case What::kRelease: {
-      const auto key = std::pair(request.id, static_cast<ExpertIndex>(request.expert));
-      while (!views_.contains(key)) {
+      // Experts may come in another order here. Held views would keep slots from those to come, so each release lets one
+      // view go: the one that it names, else the one taken first.
+      const auto named = [&](const core::Delivery& view) { return view.expert == request.expert; };
+      std::deque<core::Delivery>& held = views_[request.id];
+      while (held.empty()) {
         if (take(request.id, 1)) continue;
         const bool may_come = fetch != 0 && rank_.counts(fetch).delivered < rank_.counts(fetch).experts;
-        if (may_come) return wait(fetch);
-        return true;  // it failed here
+        return may_come ? wait(fetch) : true;  // it failed here
       }
-      rank_.release(fetch, views_.at(key));
-      views_.erase(key);
+      auto view = std::find_if(held.begin(), held.end(), named);
+      if (view == held.end()) view = held.begin();
+      rank_.release(fetch, *view);
+      held.erase(view);
       return true;
     }
     case What::kCancel:

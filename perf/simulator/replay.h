@@ -4,6 +4,7 @@
 // it wait with it.
 #pragma once
 
+#include <deque>
 #include <map>
 
 #include "perf/simulator/rank.h"
@@ -29,9 +30,9 @@ class Replay final : public Script {
   std::vector<LoggedRequest> requests_;
   std::size_t next_ = 0;
   bool armed_ = false, waited_ = false;
-  std::map<std::uint64_t, core::FetchNumber> fetches_;                     // by the log's number
-  std::map<std::uint64_t, std::uint64_t> delivered_;                       // how many of each
-  std::map<std::pair<std::uint64_t, ExpertIndex>, core::Delivery> views_;  // not released
+  std::map<std::uint64_t, core::FetchNumber> fetches_;         // by the log's number
+  std::map<std::uint64_t, std::uint64_t> delivered_;           // how many of each
+  std::map<std::uint64_t, std::deque<core::Delivery>> views_;  // not released, by the log's number
 };
 
 }  // namespace cardea::simulator

@@ -14,7 +14,7 @@ namespace {
 // At least 10,000 where it is fast; sanitizers slow it ten times.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr std::uint64_t kSeeds = 1'000;
-#elif defined(NDEBUG)
+#elif defined(__OPTIMIZE__)
 constexpr std::uint64_t kSeeds = 10'000;
 #else
 constexpr std::uint64_t kSeeds = 2'000;

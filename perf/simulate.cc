@@ -27,7 +27,7 @@ struct Options {
   bool ablation = false, random = false, emulated = false;
   std::string log, replay, json;
   std::uint64_t hosts = 4, ranks_per_host = 1;
-  double gbit = 1, goodput = 0.94;
+  double gbit = 1, goodput = 0.92;
 };
 
 using File = std::unique_ptr<std::FILE, int (*)(std::FILE*)>;
@@ -110,6 +110,9 @@ int run_ablation(const Plan& plan, const Options& options) {
   return violations == 0 ? 0 : 1;
 }
 
+/// Ranks of fetch_all meet when all have published, and fetch then; that time does not count.
+constexpr std::uint64_t kMeeting = 1'000'000;
+
 /// fetch_all on perf/cluster.sh: hosts with one shaped link each, experts of the host mapped, nothing computed.
 Plan emulated(Plan plan, const Options& options) {
   plan.nodes = options.hosts;
@@ -118,12 +121,14 @@ Plan emulated(Plan plan, const Options& options) {
   plan.nic_rate = static_cast<std::uint64_t>(options.gbit * 1e9 / 8 * options.goodput);
   plan.mapped = true;
   plan.prefetch = false;
-  plan.expert_time = plan.dense_time = 0;
+  plan.expert_time = 0;
+  plan.dense_time = kMeeting;
   return plan;
 }
 
 int print_emulated(const Plan& plan, const Report& report, const Options& options) {
-  const double time = static_cast<double>(report.ready_time.count()) * 1e-9;
+  const double time =
+      static_cast<double>(report.ready_time.count() - static_cast<std::int64_t>(kMeeting * plan.layers)) * 1e-9;
   const double per_host = static_cast<double>(report.network_bytes) / static_cast<double>(plan.nodes);
   fmt::print("{} hosts of {} ranks at {} Gbit/s, {} layers of {} experts of {:.2f} MiB\n\n", plan.nodes, plan.ranks_per_node,
              options.gbit, plan.layers, plan.experts, static_cast<double>(plan.expert_bytes) / (1 << 20));

@@ -175,18 +175,21 @@ void Core::drop_spares(LayerNumber of, Version up_to) {
 
 bool Core::would_deadlock(FetchNumber number, const std::set<FetchNumber>& waited_for, Clock::time_point now) {
   Fetch& of = fetch_of(number);
-  Slab* slab = nullptr;
-  do {
+  if (!of.spec.slab) return false;
+  Slab& slab = *slabs_.at(*of.spec.slab);
+  // A gang may need several slots, and one that nobody can use yet would wake nobody. What is taken back from a more urgent
+  // fetch goes back to it at once, so there is an end to it.
+  for (std::uint32_t taken = 0;; ++taken) {
     if (!of.finished.empty() || of.count(Want::State::kStarved) == 0 || of.outstanding() != of.count(Want::State::kStarved))
       return false;
-    slab = slabs_.at(*of.spec.slab).get();
-    for (const TransferNumber held : slab->transfer_in) {
+    for (const TransferNumber held : slab.transfer_in) {
       if (held == 0 || transfers_.at(held)->spare) continue;
       const Transfer& transfer = *transfers_.at(held);
       if (!transfer.waiting.empty() || transfer.in_flight != 0) return false;  // will be ready or free in time
     }
-    // A gang may need several; one slot that nobody can use yet would wake nobody.
-  } while (take_back_undelivered(*slab, waited_for, now));
+    if (taken == slab.slots.count()) return false;
+    if (!take_back_undelivered(slab, waited_for, now)) break;
+  }
   for (const auto& [other, fetch] : fetches_) {
     if (other != number && waited_for.contains(other) && fetch->spec.slab == of.spec.slab && !fetch->finished.empty())
       return false;

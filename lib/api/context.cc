@@ -109,6 +109,10 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
     ucx.self = self_;
     ucx.job_id = exchange.job_id();
     ucx.secret = exchange.secret();
+    // While chunks are on their way, the next completion is nearer than a sleep and a wake-up.
+    ucx.spin = std::chrono::microseconds(50);
+    // Over TCP: fewer system calls for the same bytes.
+    ucx.defaults = {{"TCP_TX_SEG_SIZE", "128k"}, {"TCP_RX_SEG_SIZE", "128k"}};
     Result<std::unique_ptr<transport::Transport>> transport = transport::make_ucx_transport(engine_->io, *runtime_, ucx);
     made = transport.status();
     if (transport.ok()) engine_->ucx = std::move(*transport);

@@ -88,7 +88,8 @@ TEST(Settings, ThereAreAtMostTwentyVariablesEachWithUnitDefaultAndMeaning) {
   std::set<std::string> names;
   for (const Variable& variable : kVariables) {
     EXPECT_EQ(std::string(variable.name).rfind("CARDEA_", 0), 0u) << variable.name;
-    EXPECT_EQ(std::string(variable.name).find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ_"), std::string::npos) << variable.name;
+    EXPECT_EQ(std::string(variable.name).find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ_"), std::string::npos)
+        << variable.name;
     EXPECT_TRUE(names.insert(variable.name).second) << variable.name << " is listed twice";
     for (const char* const field : {variable.unit, variable.fallback, variable.meaning}) EXPECT_STRNE(field, "");
   }

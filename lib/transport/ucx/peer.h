@@ -47,6 +47,7 @@ struct Peer {
   std::size_t gets = 0;                 // ucp_get under way
   std::size_t serving = 0;              // asked for by it, not yet sent
   std::size_t streaming = 0;            // of them, those that UCX has been given
+  Nanoseconds chunk_time{0};            // that one of them takes, smoothed; 0: not known yet
   std::deque<ChunkRequest> unanswered;  // the others, in the order of their coming
   std::optional<bool> hardware_get;
   std::map<RegionKey, ucp_rkey_h> rkeys;  // unpacked on `endpoint`
@@ -78,6 +79,8 @@ struct Send {
   std::vector<ucp_dt_iov_t> iov;
   std::optional<std::uint64_t> lease;
   std::uint64_t bytes = 0;
+  std::size_t place = 0;  // of a chunk: among those streaming when it was posted, from 1
+  Clock::time_point posted{};
   std::list<Send>::iterator self;
 };
 

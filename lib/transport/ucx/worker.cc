@@ -38,7 +38,10 @@ Status Worker::open(const UcxOptions& options) {
   if (const auto status = ucp_config_read(nullptr, nullptr, &raw); status != UCS_OK)
     return ucx_error(status, "ucp_config_read");
   const std::unique_ptr<ucp_config_t, ConfigRelease> config(raw);
-  for (const auto& [name, value] : options.defaults) {
+  std::vector<std::pair<std::string, std::string>> defaults = options.defaults;
+  // By default a peer that has closed its end is noticed after 20 s.
+  defaults.emplace_back("KEEPALIVE_INTERVAL", "1s");
+  for (const auto& [name, value] : defaults) {
     if (std::getenv(("UCX_" + name).c_str()) != nullptr) continue;
     if (const auto status = ucp_config_modify(raw, name.c_str(), value.c_str()); status != UCS_OK) {
       return Status::error(CARDEA_ERR_CONFIGURATION, "UCX setting {}={}: {}", name, value, ucs_status_string(status));

@@ -202,7 +202,7 @@ typedef struct cardea_config {
 CARDEA_API cardea_status_t cardea_context_create(const cardea_config_t *config, cardea_context_t *context) CARDEA_NOEXCEPT;
 
 /*
- * Leaves the job: cancels what is in flight, waits (at most 2 s) until no hardware writes into this rank's memory, stops
+ * Leaves the job: cancels what is in flight, waits (at most 2.5 s) until no hardware writes into this rank's memory, stops
  * the engine and frees every object of the context, whose handles become invalid. Ranks that fetch from this one later
  * get PEER_LOST. Calls that other threads have in flight return CARDEA_ERR_CANCELED.
  */

@@ -16,7 +16,7 @@ Core::Core(CoreOptions options, std::vector<LaneLimits> lanes, cache::NodeCache*
 Core::~Core() = default;
 
 Core::Layer& Core::layer(LayerNumber number) const {
-  return *layers_.at(number);
+  return *layer_by_number_[number];
 }
 Core::Fetch& Core::fetch_of(FetchNumber number) const {
   return *fetches_.at(number);
@@ -32,6 +32,8 @@ LayerNumber Core::add_layer(LayerSpec spec) {
     std::vector<Notice> nothing_to_tell;  // nothing has been finished yet
     added->versions.lose(rank, departed_.contains(rank), nothing_to_tell);
   }
+  layer_by_number_.resize(number + 1, nullptr);
+  layer_by_number_[number] = added.get();
   layers_.emplace(number, std::move(added));
   return number;
 }
@@ -45,6 +47,21 @@ void Core::set_sources(LayerNumber number, std::vector<ExpertSources> experts) {
     });
   }
   of.experts = std::move(experts);
+
+  // Experts that come over the network start first, since they take longest; those already here are ready at once in any
+  // case. Within each, sources go round from the one after this rank.
+  using Place = std::tuple<int, std::pair<std::uint32_t, std::uint32_t>>;
+  const auto place_of = [&](const ExpertSources& expert) {
+    const SourceOption& source = expert.options.front();
+    const auto stagger = options_.stagger ? members.stagger(source.rank) : std::pair(0u, source.rank);
+    return Place(options_.network_first ? -static_cast<int>(source.path) : 0, stagger);
+  };
+  std::map<Place, std::uint32_t> places;
+  for (const ExpertSources& expert : of.experts) places.emplace(place_of(expert), 0);
+  std::uint32_t next = 0;
+  for (auto& [place, number_of_it] : places) number_of_it = next++;
+  of.places.clear();
+  for (const ExpertSources& expert : of.experts) of.places.push_back(places.at(place_of(expert)));
 }
 
 Status Core::remove_layer(LayerNumber number) {
@@ -62,6 +79,7 @@ Status Core::remove_layer(LayerNumber number) {
     return Status::error(CARDEA_ERR_BUSY, "layer {}: {} chunks are being sent to other ranks", of.layer_id, of.lent);
   drop_spares(number, kNoVersion);
   if (cache_ != nullptr) cache_->retire(of.key, kNoVersion);
+  layer_by_number_[number] = nullptr;
   layers_.erase(number);
   return {};
 }
@@ -164,15 +182,9 @@ Status Core::check(const FetchSpec& spec, const Layer& of) const {
 }
 
 std::vector<ExpertIndex> Core::in_order(const FetchSpec& spec, const Layer& of) const {
-  // Experts that come over the network start first, since they take longest; those already here are ready at once in any
-  // case. Within each, sources go round from the one after this rank.
-  const auto place = [&](ExpertIndex expert) {
-    const SourceOption& source = of.experts[expert].options.front();
-    const auto stagger = options_.stagger ? of.versions.members().stagger(source.rank) : std::pair(0u, source.rank);
-    return std::tuple(options_.network_first ? -static_cast<int>(source.path) : 0, stagger);
-  };
   std::vector<ExpertIndex> experts = spec.experts;
-  std::stable_sort(experts.begin(), experts.end(), [&](ExpertIndex a, ExpertIndex b) { return place(a) < place(b); });
+  std::stable_sort(experts.begin(), experts.end(),
+                   [&](ExpertIndex a, ExpertIndex b) { return of.places[a] < of.places[b]; });
   return experts;
 }
 

@@ -271,6 +271,7 @@ class Core {
   std::vector<Lane> lanes_;
   cache::NodeCache* cache_;
   std::map<LayerNumber, std::unique_ptr<Layer>> layers_;
+  std::vector<Layer*> layer_by_number_;
   std::map<SlabNumber, std::unique_ptr<Slab>> slabs_;
   std::unordered_map<FetchNumber, std::unique_ptr<Fetch>> fetches_;
   std::unordered_map<TransferNumber, std::unique_ptr<Transfer>> transfers_;

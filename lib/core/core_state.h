@@ -62,6 +62,7 @@ struct Core::Layer {
   LayerKey key;
   Versions versions;
   std::vector<ExpertSources> experts;  // empty until all members have told
+  std::vector<std::uint32_t> places;   // of each expert, in the order in which a fetch takes them
   std::set<Rank> left;                 // ended their part in it
   std::vector<WantRef> parked;
   std::map<Version, std::uint32_t> open;  // wants not failed and views not released

@@ -519,7 +519,7 @@ typedef void (*cardea_ready_fn)(void *user, cardea_fetch_t fetch, int done);
 typedef enum cardea_fetch_flags {
   CARDEA_FETCH_DEFAULT = 0,
   CARDEA_FETCH_GANG = 1,   /* reserve all slots at once, or refuse with LIMIT when the slab can never hold them */
-  CARDEA_FETCH_SLOTS = 2   /* every expert that is not at home here goes into a slab slot, mapped ones are copied */
+  CARDEA_FETCH_SLOTS = 2   /* every expert that is not at home here goes into a slab slot; mapped and cached ones are copied */
 } cardea_fetch_flags_t;
 
 typedef struct cardea_fetch_desc {
@@ -547,10 +547,12 @@ typedef struct cardea_fetch_desc {
 CARDEA_API cardea_status_t cardea_fetch(cardea_layer_t layer, const cardea_fetch_desc_t *desc, cardea_fetch_t *fetch) CARDEA_NOEXCEPT;
 
 /*
- * As cardea_fetch, but without urgency and without views: brings experts into the slab so that a later fetch finds them
- * there. Uses a lane only while no demand wants it, and slots that demand may take back; a later prefetch may replace what an
- * earlier one brought. Cancel and destroy as a fetch.
- * Errors: those of cardea_fetch; LIMIT also for more experts than the slab has slots.
+ * As cardea_fetch, but without urgency and without views: brings experts into the node cache, where this node shares one
+ * and they come over the network, else into the slab, so that a later fetch finds them there. Uses a lane only while no
+ * demand of the node wants it, one chunk at a time, within config.prefetch_bytes of the cache, and slots that demand may
+ * take back; a later prefetch may replace what an earlier one brought. Cancel and destroy as a fetch.
+ * Errors: those of cardea_fetch; LIMIT also for more experts than the slab has slots, and, expert by expert (see
+ * cardea_fetch_query), for those that the budget or the room in the cache does not take.
  */
 CARDEA_API cardea_status_t cardea_prefetch(cardea_layer_t layer, const cardea_fetch_desc_t *desc, cardea_fetch_t *fetch) CARDEA_NOEXCEPT;
 

@@ -72,8 +72,7 @@ Core::Transfer* Core::open_cached(Fetch& of, const Want& want, cache::Refusal& w
                                      !of.spec.wants_views, *of.cache_tick, why);
   if (!entry) return nullptr;
   const TransferNumber number = next_transfer_++;
-  Transfer& opened = *transfers_.emplace(number, std::make_unique<Transfer>()).first->second;
-  opened.number = number;
+  Transfer& opened = new_transfer(number);
   opened.layer = of.spec.layer;
   opened.expert = want.expert;
   opened.version = of.spec.version;
@@ -220,7 +219,7 @@ void Core::close_cached(Transfer& transfer) {
   }
   const Layer& of = layer(transfer.layer);
   cache_->release(transfer.entry, of.retired && transfer.version <= *of.retired);
-  transfers_.erase(transfer.number);
+  end_transfer(transfer.number);
 }
 
 void Core::set_recheck(Transfer& transfer, std::optional<Clock::time_point> when) {

@@ -235,6 +235,8 @@ class Core {
   bool make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time_point now);
   void drop_spare(Slab& slab, SlotIndex slot);
   void drop_spares(LayerNumber layer, Version up_to);
+  Transfer& new_transfer(TransferNumber number);
+  void end_transfer(TransferNumber number);
   Transfer& open_transfer(Slab& slab, Fetch& fetch, const Want& want);
   bool join(Fetch& fetch, std::size_t want, Transfer& transfer, Clock::time_point now);
   void request(Transfer& transfer, SegmentMask segments);
@@ -275,6 +277,7 @@ class Core {
   std::map<SlabNumber, std::unique_ptr<Slab>> slabs_;
   std::unordered_map<FetchNumber, std::unique_ptr<Fetch>> fetches_;
   std::unordered_map<TransferNumber, std::unique_ptr<Transfer>> transfers_;
+  std::vector<std::unique_ptr<Transfer>> unused_transfers_;
   std::unordered_map<ViewNumber, View> views_;
   std::set<std::pair<Clock::time_point, FetchNumber>> deadlines_;
   std::map<std::tuple<LayerNumber, ExpertIndex, Version>, TransferNumber> cached_;  // transfers into the node cache

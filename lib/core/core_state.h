@@ -63,7 +63,8 @@ struct Core::Layer {
   Versions versions;
   std::vector<ExpertSources> experts;  // empty until all members have told
   std::vector<std::uint32_t> places;   // of each expert, in the order in which a fetch takes them
-  std::set<Rank> left;                 // ended their part in it
+  std::unordered_map<SegmentMask, std::vector<ChunkRange>> ranges;  // of chunks, for the masks that were asked for
+  std::set<Rank> left;                                              // ended their part in it
   std::vector<WantRef> parked;
   std::map<Version, std::uint32_t> open;  // wants not failed and views not released
   std::optional<Version> finishing;       // asked for; told to others once nothing of it drains any more

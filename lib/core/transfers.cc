@@ -160,7 +160,7 @@ void Core::drop_spare(Slab& slab, SlotIndex slot) {
   slab.index.erase({spare.layer, spare.expert, spare.version});
   slab.slots.reuse(slot);
   slab.slots.give_back(slot);
-  transfers_.erase(found);
+  end_transfer(found->first);
 }
 
 void Core::drop_spares(LayerNumber of, Version up_to) {
@@ -222,10 +222,35 @@ bool Core::take_back_undelivered(Slab& slab, const std::set<FetchNumber>& waited
 
 // ---------------------------------------------------------------- transfers
 
+Core::Transfer& Core::new_transfer(TransferNumber number) {
+  // Thousands of them come and go; their memory stays.
+  std::unique_ptr<Transfer> fresh;
+  if (unused_transfers_.empty()) {
+    fresh = std::make_unique<Transfer>();
+  } else {
+    fresh = std::move(unused_transfers_.back());
+    unused_transfers_.pop_back();
+    std::vector<Transfer::Chunk> chunks = std::move(fresh->chunks);
+    std::vector<WantRef> waiting = std::move(fresh->waiting);
+    *fresh = Transfer{};
+    chunks.clear();
+    waiting.clear();
+    fresh->chunks = std::move(chunks);
+    fresh->waiting = std::move(waiting);
+  }
+  fresh->number = number;
+  return *transfers_.emplace(number, std::move(fresh)).first->second;
+}
+
+void Core::end_transfer(TransferNumber number) {
+  constexpr std::size_t kKept = 1024;
+  auto ended = transfers_.extract(number);
+  if (unused_transfers_.size() < kKept) unused_transfers_.push_back(std::move(ended.mapped()));
+}
+
 Core::Transfer& Core::open_transfer(Slab& slab, Fetch& of, const Want& want) {
   const TransferNumber number = next_transfer_++;
-  Transfer& opened = *transfers_.emplace(number, std::make_unique<Transfer>()).first->second;
-  opened.number = number;
+  Transfer& opened = new_transfer(number);
   opened.slab = slab.number;
   opened.slot = *slab.slots.take_empty();
   opened.layer = of.spec.layer;
@@ -280,7 +305,10 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
 }
 
 void Core::request(Transfer& transfer, SegmentMask segments) {
-  for (const ChunkRange& range : layer(transfer.layer).layout.chunks(segments, options_.chunk_bytes)) {
+  Layer& of = layer(transfer.layer);
+  std::vector<ChunkRange>& ranges = of.ranges[segments];
+  if (ranges.empty()) ranges = of.layout.chunks(segments, options_.chunk_bytes);
+  for (const ChunkRange& range : ranges) {
     transfer.chunks.push_back({range});
     for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
       if (range.segments >> i & 1) ++transfer.missing[i];
@@ -315,7 +343,7 @@ void Core::unpin(Transfer& transfer, Clock::time_point now) {
   } else {
     slab.transfer_in[transfer.slot] = 0;
     slab.slots.give_back(transfer.slot);
-    transfers_.erase(transfer.number);
+    end_transfer(transfer.number);
   }
   feed(slab, now);
 }
@@ -362,7 +390,7 @@ void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
   Slab& slab = *slabs_.at(transfer.slab);
   slab.transfer_in[transfer.slot] = 0;
   slab.slots.give_back(transfer.slot);
-  transfers_.erase(transfer.number);
+  end_transfer(transfer.number);
   feed(slab, now);
 }
 

@@ -12,6 +12,7 @@
 #include <future>
 
 #include "lib/api/registry.h"
+#include "lib/api/structs.h"
 #include "lib/base/asio.h"
 #include "lib/base/log.h"
 #include "lib/base/wire.h"
@@ -30,7 +31,7 @@ namespace {
 constexpr std::size_t kMaxAddress = 64 << 10;
 
 Result<std::unique_ptr<bootstrap::Exchange>> make_exchange(const cardea_config_t& config, Clock::time_point deadline) {
-  switch (config.bootstrap) {
+  switch (number_of(config.bootstrap)) {
     case CARDEA_BOOTSTRAP_ENVIRONMENT: {
       Result<bootstrap::Options> options = bootstrap::from_environment();
       if (!options.ok()) return options.status();
@@ -47,7 +48,7 @@ Result<std::unique_ptr<bootstrap::Exchange>> make_exchange(const cardea_config_t
       if (config.exchange == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "config.exchange is null");
       return bootstrap::callback_exchange(config.exchange, config.exchange_user, config.rank, config.world_size, deadline);
   }
-  return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "config.bootstrap is {}", static_cast<int>(config.bootstrap));
+  return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "config.bootstrap is {}", number_of(config.bootstrap));
 }
 
 }  // namespace
@@ -111,8 +112,6 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
     ucx.secret = exchange.secret();
     // While chunks are on their way, the next completion is nearer than a sleep and a wake-up.
     ucx.spin = std::chrono::microseconds(50);
-    // Over TCP: fewer system calls for the same bytes.
-    ucx.defaults = {{"TCP_TX_SEG_SIZE", "128k"}, {"TCP_RX_SEG_SIZE", "128k"}};
     Result<std::unique_ptr<transport::Transport>> transport = transport::make_ucx_transport(engine_->io, *runtime_, ucx);
     made = transport.status();
     if (transport.ok()) engine_->ucx = std::move(*transport);

@@ -52,8 +52,8 @@ Result<core::SegmentLayout> read_segments(const cardea_segment_t* segments, std:
     if (segment->name != nullptr) out.name.assign(segment->name, strnlen(segment->name, kLongestName));
     out.bytes = segment->bytes;
     out.alignment = segment->alignment;
-    out.weight_type = segment->weight_type;
-    out.gradient_type = segment->gradient_type;
+    out.weight_type = number_of(segment->weight_type);
+    out.gradient_type = number_of(segment->gradient_type);
   }
   return core::SegmentLayout::make(std::move(read));
 }

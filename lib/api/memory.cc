@@ -14,22 +14,22 @@ namespace core = cardea::core;
 
 namespace {
 
-Status check_kind(cardea_memory_kind_t kind) {
+Status check_kind(std::uint32_t kind) {
   if (kind == CARDEA_MEMORY_HOST) return {};
   if (kind == CARDEA_MEMORY_CUDA) return Status(CARDEA_ERR_UNSUPPORTED, "device memory is not supported yet");
-  return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "memory kind {}", static_cast<int>(kind));
+  return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "memory kind {}", kind);
 }
 
 /// Runs body(context) with the mutex held; returns a region's number, which becomes a handle.
 template <typename Make>
-cardea_status_t make_memory(cardea_context_t context, uint64_t bytes, cardea_memory_kind_t kind, cardea_memory_t* memory,
-                            Make make) noexcept {
+cardea_status_t make_memory(cardea_context_t context, uint64_t bytes, const cardea_memory_kind_t& kind,
+                            cardea_memory_t* memory, Make make) noexcept {
   return guarded([&]() -> Status {
     Result<std::shared_ptr<Context>> found = context_for(context.id, Kind::kContext);
     if (!found.ok()) return found.status();
     if (memory == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "memory is null");
     if (bytes == 0) return Status(CARDEA_ERR_INVALID_ARGUMENT, "bytes is 0");
-    if (const Status status = check_kind(kind); !status.ok()) return status;
+    if (const Status status = check_kind(number_of(kind)); !status.ok()) return status;
     Context& in = **found;
     const auto held = in.lock();
     if (!in.aborted().ok()) return in.aborted();
@@ -93,7 +93,7 @@ cardea_status_t cardea_slab_create(cardea_context_t context, const cardea_slab_d
     if (slab == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "slab is null");
     Result<cardea_slab_desc_t> given = read_struct(desc, "desc");
     if (!given.ok()) return given.status();
-    if (const Status status = check_kind(given->kind); !status.ok()) return status;
+    if (const Status status = check_kind(number_of(given->kind)); !status.ok()) return status;
     Result<core::SegmentLayout> layout = read_segments(given->segments, given->num_segments);
     if (!layout.ok()) return layout.status();
     if (given->num_slots == 0) return Status(CARDEA_ERR_INVALID_ARGUMENT, "desc.num_slots is 0");

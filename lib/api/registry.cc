@@ -27,7 +27,9 @@ Registry& Registry::get() {
 void Registry::after_fork_in_child() {
   const Registry* parents = current.load(std::memory_order_relaxed);
   // The parent's registry and contexts are left as they are: their threads do not exist here, their locks may be held.
-  current.store(new Registry(parents->next_.load(std::memory_order_relaxed) - 1), std::memory_order_release);
+  auto* const own = new Registry(parents->next_.load(std::memory_order_relaxed) - 1);
+  own->parents_ = parents;
+  current.store(own, std::memory_order_release);
 }
 
 Result<ContextNumber> Registry::reserve() {

@@ -50,6 +50,7 @@ class Registry {
   std::atomic<ContextNumber> next_;  // read by the child of a fork without the mutex
   std::vector<std::unique_ptr<bootstrap::MeetingPoint>> meeting_points_;
   std::uint64_t environment_instances_ = 0;
+  const Registry* parents_ = nullptr;  // after a fork; left as it is, and never freed
 };
 
 }  // namespace cardea::api

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstring>
 #include <string_view>
+#include <type_traits>
 
 #include "lib/base/status.h"
 
@@ -69,6 +70,15 @@ void write_text(char (&field)[N], std::string_view text) {
   const std::size_t length = std::min(text.size(), N - 1);
   std::memcpy(field, text.data(), length);
   field[length] = '\0';
+}
+
+/// An enumeration's number. C lets it hold anything, and C++ must not look at anything but its enumerators.
+template <typename Enumeration>
+std::uint32_t number_of(const Enumeration& value) {
+  static_assert(std::is_enum_v<Enumeration> && sizeof(Enumeration) == sizeof(std::uint32_t));
+  std::uint32_t number = 0;
+  std::memcpy(&number, &value, sizeof number);
+  return number;
 }
 
 }  // namespace cardea::api

@@ -12,8 +12,8 @@ constexpr std::uint64_t kDefaultAlignment = 256;
 constexpr std::uint64_t kMaxAlignment = 4096;
 constexpr std::uint64_t kMaxExpertBytes = std::uint64_t{1} << 48;
 
-bool known_type(cardea_dtype_t type) {
-  return type >= CARDEA_DTYPE_NONE && type <= CARDEA_DTYPE_INT8;
+bool known_type(std::uint32_t type) {
+  return type <= CARDEA_DTYPE_INT8;
 }
 
 Status check(const Segment& segment, std::size_t index) {
@@ -93,10 +93,9 @@ std::string SegmentLayout::difference(const SegmentLayout& other) const {
     if (a.name != b.name) return differs("name", a.name, b.name);
     if (a.bytes != b.bytes) return differs("bytes", a.bytes, b.bytes);
     if (a.alignment != b.alignment) return differs("alignment", a.alignment, b.alignment);
-    if (a.weight_type != b.weight_type)
-      return differs("weight type", static_cast<int>(a.weight_type), static_cast<int>(b.weight_type));
+    if (a.weight_type != b.weight_type) return differs("weight type", a.weight_type, b.weight_type);
     if (a.gradient_type != b.gradient_type) {
-      return differs("gradient type", static_cast<int>(a.gradient_type), static_cast<int>(b.gradient_type));
+      return differs("gradient type", a.gradient_type, b.gradient_type);
     }
   }
   return {};
@@ -118,8 +117,8 @@ Result<SegmentLayout> SegmentLayout::decode(WireReader& in) {
     segment.name = in.text(kMaxNameLength);
     segment.bytes = in.number<std::uint64_t>();
     segment.alignment = in.number_in<std::uint16_t>(1, kMaxAlignment);
-    segment.weight_type = static_cast<cardea_dtype_t>(in.number<std::uint8_t>());
-    segment.gradient_type = static_cast<cardea_dtype_t>(in.number<std::uint8_t>());
+    segment.weight_type = in.number<std::uint8_t>();
+    segment.gradient_type = in.number<std::uint8_t>();
     segments.push_back(std::move(segment));
   }
   if (in.failed()) return Status(CARDEA_ERR_PROTOCOL, "malformed segments");

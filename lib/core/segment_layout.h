@@ -23,8 +23,9 @@ struct Segment {
   std::string name;
   std::uint64_t bytes = 0;
   std::uint64_t alignment = 0;
-  cardea_dtype_t weight_type = CARDEA_DTYPE_BYTES;
-  cardea_dtype_t gradient_type = CARDEA_DTYPE_NONE;
+  // Numbers of cardea_dtype_t. They come from callers and peers, and may be none until make() has looked at them.
+  std::uint32_t weight_type = CARDEA_DTYPE_BYTES;
+  std::uint32_t gradient_type = CARDEA_DTYPE_NONE;
   friend bool operator==(const Segment&, const Segment&) = default;
 };
 

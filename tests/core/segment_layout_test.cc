@@ -55,8 +55,8 @@ TEST(SegmentLayout, RefusalNamesTheSegmentAndWhatIsWrong) {
   EXPECT_THAT(refusal({{"a", std::uint64_t{1} << 47, 1}, {"b", std::uint64_t{1} << 47, 4096}, {"c", 1, 1}}),
               HasSubstr("2^48"));
   EXPECT_THAT(refusal({{"a", 1, 1, CARDEA_DTYPE_NONE}}), HasSubstr("weight type"));
-  EXPECT_THAT(refusal({{"a", 1, 1, static_cast<cardea_dtype_t>(99)}}), HasSubstr("weight type"));
-  EXPECT_THAT(refusal({{"a", 1, 1, CARDEA_DTYPE_BYTES, static_cast<cardea_dtype_t>(99)}}), HasSubstr("gradient type"));
+  EXPECT_THAT(refusal({{"a", 1, 1, 99}}), HasSubstr("weight type"));
+  EXPECT_THAT(refusal({{"a", 1, 1, CARDEA_DTYPE_BYTES, 99}}), HasSubstr("gradient type"));
 }
 
 /// Whether the chunks of a mask, laid over the packed expert, cover every byte of its segments exactly once and no byte of

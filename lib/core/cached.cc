@@ -15,20 +15,22 @@ constexpr std::uint64_t kEntryAlignment = 4096;
 
 }  // namespace
 
-bool Core::may_be_cached(const Layer& of, cardea_path_t path) const {
-  if (cache_ == nullptr || path != CARDEA_PATH_NETWORK) return false;
+void Core::plan_cache(Layer& of) const {
+  if (cache_ == nullptr) return;
   const Membership& members = of.versions.members();
-  if (members.ranks_of(members.own_node()).size() < 2) return false;  // nobody to share with
+  if (members.ranks_of(members.own_node()).size() < 2) return;  // nobody to share with
   const auto& segments = of.layout.segments();
-  return of.layout.packed_bytes() <= cache_->capacity() &&
-         (of.layout.packed_bytes() + cache_->chunk_bytes() - 1) / cache_->chunk_bytes() <= cache::kMaxChunks &&
-         std::all_of(segments.begin(), segments.end(), [](const Segment& s) { return s.alignment <= kEntryAlignment; });
+  of.cacheable =
+      of.layout.packed_bytes() <= cache_->capacity() &&
+      (of.layout.packed_bytes() + cache_->chunk_bytes() - 1) / cache_->chunk_bytes() <= cache::kMaxChunks &&
+      std::all_of(segments.begin(), segments.end(), [](const Segment& s) { return s.alignment <= kEntryAlignment; });
+  if (of.cacheable) of.cache_ranges = of.layout.chunks(of.layout.all(), cache_->chunk_bytes());
 }
 
 bool Core::take_from_cache(Fetch& of, std::size_t index, Clock::time_point now) {
   Want& want = of.wants[index];
   Layer& in = layer(of.spec.layer);
-  if (!may_be_cached(in, want.source.path)) return false;
+  if (!in.cacheable || want.source.path != CARDEA_PATH_NETWORK) return false;
   if (of.spec.slab && of.spec.wants_views) {
     // In a slot of this rank's own already, whole.
     const Slab& slab = *slabs_.at(*of.spec.slab);
@@ -65,28 +67,16 @@ bool Core::take_from_cache(Fetch& of, std::size_t index, Clock::time_point now) 
 
 Core::Transfer* Core::open_cached(Fetch& of, const Want& want, cache::Refusal& why) {
   const Layer& in = layer(of.spec.layer);
-  std::vector<ChunkRange> ranges = in.layout.chunks(in.layout.all(), cache_->chunk_bytes());
   if (!of.cache_tick) of.cache_tick = cache_->tick();
   const auto entry = cache_->acquire({in.key, want.expert, of.spec.version}, in.layout.packed_bytes(),
-                                     static_cast<std::uint32_t>(ranges.size()), static_cast<std::uint32_t>(of.spec.urgency),
-                                     !of.spec.wants_views, *of.cache_tick, why);
+                                     static_cast<std::uint32_t>(in.cache_ranges.size()),
+                                     static_cast<std::uint32_t>(of.spec.urgency), !of.spec.wants_views, *of.cache_tick, why);
   if (!entry) return nullptr;
-  const TransferNumber number = next_transfer_++;
-  Transfer& opened = new_transfer(number);
-  opened.layer = of.spec.layer;
-  opened.expert = want.expert;
-  opened.version = of.spec.version;
-  opened.source = want.source;
-  opened.urgency = of.spec.urgency;
+  Transfer& opened = new_transfer(of, want);
   opened.entry = *entry;
-  for (const ChunkRange& range : ranges) {
-    opened.chunks.push_back({range});
-    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
-      if (range.segments >> i & 1) ++opened.missing[i];
-    }
-  }
-  cached_.emplace(std::tuple(opened.layer, opened.expert, opened.version), number);
-  by_entry_.emplace(*entry, number);
+  for (const ChunkRange& range : in.cache_ranges) opened.add_chunk(range);
+  cached_.emplace(std::tuple(opened.layer, opened.expert, opened.version), opened.number);
+  by_entry_.emplace(*entry, opened.number);
   // Before the first look at its chunks, so that nothing done after that look goes untold.
   cache_->wait_for(*entry, true);
   return &opened;
@@ -97,11 +87,7 @@ bool Core::note_done(Transfer& transfer) {
   for (std::size_t i = transfer.first_open; i < transfer.chunks.size(); ++i) {
     Transfer::Chunk& chunk = transfer.chunks[i];
     if (!chunk.done && cache_->done(transfer.entry, static_cast<std::uint32_t>(i))) {
-      chunk.done = true;
-      transfer.bytes_done += chunk.range.bytes;
-      for (std::size_t s = 0; s < CARDEA_MAX_SEGMENTS; ++s) {
-        if ((chunk.range.segments >> s & 1) && --transfer.missing[s] == 0) transfer.present |= SegmentMask{1} << s;
-      }
+      transfer.arrived(chunk);
     }
     if (chunk.done && i == transfer.first_open) ++transfer.first_open;
   }
@@ -110,6 +96,10 @@ bool Core::note_done(Transfer& transfer) {
 
 void Core::refresh(Transfer& transfer, Clock::time_point now) {
   note_done(transfer);
+  go_on(transfer, now);
+}
+
+void Core::go_on(Transfer& transfer, Clock::time_point now) {
   ++transfer.pins;  // what becomes ready may be the last that held it
   deliver_cached(transfer, now);
   if (!transfer.abandoned) look_for_chunks(transfer, now);
@@ -117,13 +107,7 @@ void Core::refresh(Transfer& transfer, Clock::time_point now) {
 }
 
 void Core::deliver_cached(Transfer& transfer, Clock::time_point now) {
-  std::vector<WantRef> ready;
-  std::erase_if(transfer.waiting, [&](const WantRef& ref) {
-    const bool complete = (fetch_of(ref.fetch).spec.segments & ~transfer.present) == 0;
-    if (complete) ready.push_back(ref);
-    return complete;
-  });
-  for (const WantRef& ref : ready) {
+  for (const WantRef& ref : take_complete(transfer)) {
     Fetch& of = fetch_of(ref.fetch);
     Want& want = of.wants[ref.want];
     if (want.state != Want::State::kMoving) continue;  // failed meanwhile, with its gang
@@ -179,13 +163,9 @@ void Core::cached_chunk_done(Transfer& transfer, std::size_t index, const Status
   if (whole || !status.ok() || transfer.abandoned) tell_node(waiters, transfer.entry, kNoNic);
   if (transfer.abandoned) {
     entry_changed(transfer.entry, now);  // another transfer of this rank's may be at the same entry
-    if (transfer.in_flight != 0) return;
-    Layer& of = layer(transfer.layer);
-    --of.draining;
-    send_finish_if_drained(of);
-    return retire_if_drained(transfer, now);
+    return drained_one(transfer, now);
   }
-  if (status.ok()) return refresh(transfer, now);
+  if (status.ok()) return go_on(transfer, now);
   if (status.code() == CARDEA_ERR_NO_MEMORY) return divert(transfer, status, now);
   abandon(transfer, status, now);
 }

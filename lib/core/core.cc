@@ -32,6 +32,7 @@ LayerNumber Core::add_layer(LayerSpec spec) {
     std::vector<Notice> nothing_to_tell;  // nothing has been finished yet
     added->versions.lose(rank, departed_.contains(rank), nothing_to_tell);
   }
+  plan_cache(*added);
   layer_by_number_.resize(number + 1, nullptr);
   layer_by_number_[number] = added.get();
   layers_.emplace(number, std::move(added));
@@ -166,7 +167,7 @@ Status Core::check(const FetchSpec& spec, const Layer& of) const {
     const cardea_path_t path = of.experts[expert].options.front().path;
     if (!needs_slot(path, spec.into_slots)) continue;
     // What the node cache takes needs a slot only to be copied into, or when the cache has no room.
-    if ((spec.into_slots && spec.wants_views) || !may_be_cached(of, path)) ++slots;
+    if ((spec.into_slots && spec.wants_views) || !of.cacheable || path != CARDEA_PATH_NETWORK) ++slots;
     if (!spec.slab)
       return wrong(fmt::format("expert {} of layer {} must be copied, and neither fetch nor layer names a slab", expert,
                                of.layer_id));

@@ -235,7 +235,7 @@ class Core {
   bool make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time_point now);
   void drop_spare(Slab& slab, SlotIndex slot);
   void drop_spares(LayerNumber layer, Version up_to);
-  Transfer& new_transfer(TransferNumber number);
+  Transfer& new_transfer(const Fetch& fetch, const Want& want);
   void end_transfer(TransferNumber number);
   Transfer& open_transfer(Slab& slab, Fetch& fetch, const Want& want);
   bool join(Fetch& fetch, std::size_t want, Transfer& transfer, Clock::time_point now);
@@ -244,6 +244,8 @@ class Core {
   void unpin(Transfer& transfer, Clock::time_point now);
   void abandon(Transfer& transfer, const Status& why, Clock::time_point now);
   void retire_if_drained(Transfer& transfer, Clock::time_point now);
+  void drained_one(Transfer& transfer, Clock::time_point now);
+  std::vector<WantRef> take_complete(Transfer& transfer);
   bool take_back_undelivered(Slab& slab, const std::set<FetchNumber>& waited_for, Clock::time_point now);
   void pump(LaneNumber lane, Clock::time_point now);
   std::size_t held_classes(LaneNumber lane, Clock::time_point now);
@@ -251,10 +253,11 @@ class Core {
   void take_off(Transfer& transfer);
 
   // cached.cc: transfers into the node cache
-  bool may_be_cached(const Layer& layer, cardea_path_t path) const;
+  void plan_cache(Layer& layer) const;
   bool take_from_cache(Fetch& fetch, std::size_t want, Clock::time_point now);
   Transfer* open_cached(Fetch& fetch, const Want& want, cache::Refusal& why);
   void refresh(Transfer& transfer, Clock::time_point now);
+  void go_on(Transfer& transfer, Clock::time_point now);
   bool note_done(Transfer& transfer);
   void look_for_chunks(Transfer& transfer, Clock::time_point now);
   std::optional<std::size_t> claim(Transfer& transfer, Clock::time_point now);

@@ -70,6 +70,8 @@ struct Core::Layer {
   std::optional<Version> finishing;       // asked for; told to others once nothing of it drains any more
   std::uint32_t draining = 0;             // abandoned transfers with chunks in flight
   std::uint32_t lent = 0;                 // chunks that others are being sent
+  bool cacheable = false;                 // what comes over the network goes through the node cache
+  std::vector<ChunkRange> cache_ranges;   // chunks of an entry of it
   std::optional<Version> retired;         // dropped from the node cache up to here
 
   bool finished(Version version) const {
@@ -135,6 +137,19 @@ struct Core::Transfer {
   std::optional<Clock::time_point> recheck;
   TransferNumber origin = 0;  // out of the node cache: the transfer that holds the entry
 
+  void add_chunk(const ChunkRange& range) {
+    chunks.push_back({range});
+    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
+      if (range.segments >> i & 1) ++missing[i];
+    }
+  }
+  void arrived(Chunk& chunk) {
+    chunk.done = true;
+    bytes_done += chunk.range.bytes;
+    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
+      if ((chunk.range.segments >> i & 1) && --missing[i] == 0) present |= SegmentMask{1} << i;
+    }
+  }
   bool cached() const { return entry != cache::kNoEntry; }
   bool complete() const { return in_flight == 0 && (cached() ? (requested & ~present) == 0 : next_chunk == chunks.size()); }
   static ChunkNumber token(TransferNumber transfer, std::size_t chunk) { return transfer << 24 | chunk; }

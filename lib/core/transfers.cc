@@ -90,7 +90,7 @@ bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point
     slab.index.erase(key);  // lacks segments that its source can no longer send; its readers keep it
   }
   if (!make_room(slab, 1, of.spec.urgency, now)) return false;
-  if (may_be_cached(layer(of.spec.layer), want.source.path)) ++counters_.cache_bypassed;
+  if (layer(of.spec.layer).cacheable && want.source.path == CARDEA_PATH_NETWORK) ++counters_.cache_bypassed;
   return join(of, index, open_transfer(slab, of, want), now);
 }
 
@@ -222,7 +222,7 @@ bool Core::take_back_undelivered(Slab& slab, const std::set<FetchNumber>& waited
 
 // ---------------------------------------------------------------- transfers
 
-Core::Transfer& Core::new_transfer(TransferNumber number) {
+Core::Transfer& Core::new_transfer(const Fetch& of, const Want& want) {
   // Thousands of them come and go; their memory stays.
   std::unique_ptr<Transfer> fresh;
   if (unused_transfers_.empty()) {
@@ -238,8 +238,13 @@ Core::Transfer& Core::new_transfer(TransferNumber number) {
     fresh->chunks = std::move(chunks);
     fresh->waiting = std::move(waiting);
   }
-  fresh->number = number;
-  return *transfers_.emplace(number, std::move(fresh)).first->second;
+  fresh->number = next_transfer_++;
+  fresh->layer = of.spec.layer;
+  fresh->expert = want.expert;
+  fresh->version = of.spec.version;
+  fresh->source = want.source;
+  fresh->urgency = of.spec.urgency;
+  return *transfers_.emplace(fresh->number, std::move(fresh)).first->second;
 }
 
 void Core::end_transfer(TransferNumber number) {
@@ -249,18 +254,12 @@ void Core::end_transfer(TransferNumber number) {
 }
 
 Core::Transfer& Core::open_transfer(Slab& slab, Fetch& of, const Want& want) {
-  const TransferNumber number = next_transfer_++;
-  Transfer& opened = new_transfer(number);
+  Transfer& opened = new_transfer(of, want);
   opened.slab = slab.number;
   opened.slot = *slab.slots.take_empty();
-  opened.layer = of.spec.layer;
-  opened.expert = want.expert;
-  opened.version = of.spec.version;
-  opened.source = want.source;
-  opened.urgency = of.spec.urgency;
-  if (opened.urgency != Class::kDemand) slab.yielding.insert(number);
-  slab.transfer_in[opened.slot] = number;
-  slab.index[{opened.layer, opened.expert, opened.version}] = number;
+  if (opened.urgency != Class::kDemand) slab.yielding.insert(opened.number);
+  slab.transfer_in[opened.slot] = opened.number;
+  slab.index[{opened.layer, opened.expert, opened.version}] = opened.number;
   if (want.cached != 0) {
     opened.origin = want.cached;
     ++transfers_.at(want.cached)->pins;
@@ -308,12 +307,7 @@ void Core::request(Transfer& transfer, SegmentMask segments) {
   Layer& of = layer(transfer.layer);
   std::vector<ChunkRange>& ranges = of.ranges[segments];
   if (ranges.empty()) ranges = of.layout.chunks(segments, options_.chunk_bytes);
-  for (const ChunkRange& range : ranges) {
-    transfer.chunks.push_back({range});
-    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
-      if (range.segments >> i & 1) ++transfer.missing[i];
-    }
-  }
+  for (const ChunkRange& range : ranges) transfer.add_chunk(range);
   transfer.requested |= segments;
   if (!transfer.queued) transfer.queued = lanes_[queue_of(transfer.source.lane)].add(transfer.number, transfer.urgency);
 }
@@ -392,6 +386,24 @@ void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
   slab.slots.give_back(transfer.slot);
   end_transfer(transfer.number);
   feed(slab, now);
+}
+
+void Core::drained_one(Transfer& transfer, Clock::time_point now) {
+  if (transfer.in_flight != 0) return;
+  Layer& of = layer(transfer.layer);
+  --of.draining;
+  send_finish_if_drained(of);
+  retire_if_drained(transfer, now);
+}
+
+std::vector<Core::WantRef> Core::take_complete(Transfer& transfer) {
+  std::vector<WantRef> complete;
+  std::erase_if(transfer.waiting, [&](const WantRef& ref) {
+    const bool here = (fetch_of(ref.fetch).spec.segments & ~transfer.present) == 0;
+    if (here) complete.push_back(ref);
+    return here;
+  });
+  return complete;
 }
 
 // ---------------------------------------------------------------- lanes
@@ -490,26 +502,12 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
     cached_chunk_done(transfer, Transfer::chunk_of(token), status, now);
   } else if (transfer.abandoned) {
     if (status.ok() && !transfer.read) counters_.prefetch_bytes_wasted += chunk.range.bytes;
-    if (transfer.in_flight == 0) {
-      Layer& of = layer(transfer.layer);
-      --of.draining;
-      send_finish_if_drained(of);
-      retire_if_drained(transfer, now);
-    }
+    drained_one(transfer, now);
   } else if (!status.ok()) {
     abandon(transfer, status, now);
   } else {
-    chunk.done = true;
-    transfer.bytes_done += chunk.range.bytes;
-    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
-      if ((chunk.range.segments >> i & 1) && --transfer.missing[i] == 0) transfer.present |= SegmentMask{1} << i;
-    }
-    std::vector<WantRef> ready;
-    std::erase_if(transfer.waiting, [&](const WantRef& ref) {
-      const bool complete = (fetch_of(ref.fetch).spec.segments & ~transfer.present) == 0;
-      if (complete) ready.push_back(ref);
-      return complete;
-    });
+    transfer.arrived(chunk);
+    const std::vector<WantRef> ready = take_complete(transfer);
     if (transfer.complete()) let_go_of_origin(transfer, now);
     for (const WantRef& ref : ready) make_ready(fetch_of(ref.fetch), ref.want, now);
   }

@@ -34,12 +34,12 @@ bool Core::take_from_cache(Fetch& of, std::size_t index, Clock::time_point now) 
   if (of.spec.slab && of.spec.wants_views) {
     // In a slot of this rank's own already, whole.
     const Slab& slab = *slabs_.at(*of.spec.slab);
-    const auto held = slab.index.find({of.spec.layer, want.expert, of.spec.version});
-    if (held != slab.index.end() && (of.spec.segments & ~transfers_.at(held->second)->requested) == 0) return false;
+    const TransferNumber* const held = slab.index.find({of.spec.layer, want.expert, of.spec.version});
+    if (held != nullptr && (of.spec.segments & ~transfers_.at(*held).requested) == 0) return false;
   }
   Transfer* transfer = nullptr;
   if (const auto found = cached_.find({of.spec.layer, want.expert, of.spec.version}); found != cached_.end()) {
-    transfer = transfers_.at(found->second).get();
+    transfer = &transfers_.at(found->second);
   } else {
     cache::Refusal why{};
     transfer = open_cached(of, want, why);
@@ -199,7 +199,7 @@ void Core::close_cached(Transfer& transfer) {
   }
   const Layer& of = layer(transfer.layer);
   cache_->release(transfer.entry, of.retired && transfer.version <= *of.retired);
-  end_transfer(transfer.number);
+  transfers_.erase(transfer.number);
 }
 
 void Core::set_recheck(Transfer& transfer, std::optional<Clock::time_point> when) {
@@ -209,11 +209,11 @@ void Core::set_recheck(Transfer& transfer, std::optional<Clock::time_point> when
 }
 
 void Core::drop_cached(Want& want, Clock::time_point now) {
-  if (const TransferNumber held = std::exchange(want.cached, 0); held != 0) unpin(*transfers_.at(held), now);
+  if (const TransferNumber held = std::exchange(want.cached, 0); held != 0) unpin(transfers_.at(held), now);
 }
 
 void Core::let_go_of_origin(Transfer& transfer, Clock::time_point now) {
-  if (const TransferNumber origin = std::exchange(transfer.origin, 0); origin != 0) unpin(*transfers_.at(origin), now);
+  if (const TransferNumber origin = std::exchange(transfer.origin, 0); origin != 0) unpin(transfers_.at(origin), now);
 }
 
 void Core::retire_cached(Layer& of) {
@@ -230,7 +230,7 @@ void Core::tell_node(cache::LocalMask to, cache::EntryIndex entry, std::uint32_t
 // ---------------------------------------------------------------- what other ranks of the node tell
 
 void Core::entry_changed(cache::EntryIndex entry, Clock::time_point now) {
-  if (const auto found = by_entry_.find(entry); found != by_entry_.end()) refresh(*transfers_.at(found->second), now);
+  if (const auto found = by_entry_.find(entry); found != by_entry_.end()) refresh(transfers_.at(found->second), now);
 }
 
 void Core::nic_free(std::uint32_t nic, Clock::time_point now) {
@@ -246,8 +246,7 @@ void Core::node_rank_lost(Rank rank, Clock::time_point now) {
   std::vector<TransferNumber> open;
   for (const auto& [key, number] : cached_) open.push_back(number);
   for (const TransferNumber number : open) {
-    if (const auto held = transfers_.find(number); held != transfers_.end() && !held->second->abandoned)
-      refresh(*held->second, now);
+    if (Transfer* const held = transfers_.find(number); held != nullptr && !held->abandoned) refresh(*held, now);
   }
   for (LaneNumber lane = 0; lane < lanes_.size(); ++lane) pump(lane, now);
 }

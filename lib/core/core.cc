@@ -19,7 +19,7 @@ Core::Layer& Core::layer(LayerNumber number) const {
   return *layer_by_number_[number];
 }
 Core::Fetch& Core::fetch_of(FetchNumber number) const {
-  return *fetches_.at(number);
+  return fetches_.at(number);
 }
 
 // ---------------------------------------------------------------- set-up
@@ -96,10 +96,9 @@ Status Core::remove_slab(SlabNumber number) {
   Slab& slab = *slabs_.at(number);
   const std::uint32_t used = slab.slots.count() - slab.slots.available();
   if (used != 0) return Status::error(CARDEA_ERR_BUSY, "{} slots of the slab are in use", used);
-  for (const auto& [fetch, of] : fetches_) {
-    if (of->spec.slab == number && of->outstanding() != 0)
-      return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
-  }
+  bool waited_for = false;
+  fetches_.for_each([&](FetchNumber, const Fetch& of) { waited_for |= of.spec.slab == number && of.outstanding() != 0; });
+  if (waited_for) return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
   while (!slab.slots.spares().empty()) drop_spare(slab, slab.slots.spares().front());
   slabs_.erase(number);
   return {};
@@ -149,11 +148,12 @@ Core::Choice Core::choose(const Layer& of, ExpertIndex expert, const FetchSpec& 
   return choice;
 }
 
-Status Core::check(const FetchSpec& spec, const Layer& of) const {
+Status Core::check(const FetchSpec& spec, const Layer& of) {
   if (of.finished(spec.version)) {
     return Status::error(CARDEA_ERR_STALE, "this rank has finished version {} of layer {}", spec.version, of.layer_id);
   }
-  std::vector<bool> seen(of.experts.size(), false);
+  if (checked_.size() < of.experts.size()) checked_.resize(of.experts.size(), 0);
+  const std::uint64_t check = ++checks_;
   std::uint32_t slots = 0;
   for (const ExpertIndex expert : spec.experts) {
     const auto wrong = [&](std::string what) {
@@ -162,8 +162,7 @@ Status Core::check(const FetchSpec& spec, const Layer& of) const {
     if (expert >= of.experts.size()) {
       return wrong(fmt::format("expert {} of layer {}, which has {}", expert, of.layer_id, of.experts.size()));
     }
-    if (seen[expert]) return wrong(fmt::format("expert {} is asked for twice", expert));
-    seen[expert] = true;
+    if (std::exchange(checked_[expert], check) == check) return wrong(fmt::format("expert {} is asked for twice", expert));
     const cardea_path_t path = of.experts[expert].options.front().path;
     if (!needs_slot(path, spec.into_slots)) continue;
     // What the node cache takes needs a slot only to be copied into, or when the cache has no room.
@@ -182,11 +181,15 @@ Status Core::check(const FetchSpec& spec, const Layer& of) const {
   return {};
 }
 
-std::vector<ExpertIndex> Core::in_order(const FetchSpec& spec, const Layer& of) const {
-  std::vector<ExpertIndex> experts = spec.experts;
-  std::stable_sort(experts.begin(), experts.end(),
-                   [&](ExpertIndex a, ExpertIndex b) { return of.places[a] < of.places[b]; });
-  return experts;
+void Core::add_wants(Fetch& fetch, const Layer& of) {
+  // By the place of each in the layer's order, and as they were asked for where that is equal.
+  const std::vector<ExpertIndex>& experts = fetch.spec.experts;
+  order_.clear();
+  for (std::size_t i = 0; i < experts.size(); ++i) order_.push_back(std::uint64_t{of.places[experts[i]]} << 32 | i);
+  std::sort(order_.begin(), order_.end());
+  fetch.wants.resize(experts.size());
+  for (std::size_t i = 0; i < experts.size(); ++i) fetch.wants[i].expert = experts[order_[i] & UINT32_MAX];
+  fetch.in_state[static_cast<std::size_t>(Want::State::kNew)] = static_cast<std::uint32_t>(fetch.wants.size());
 }
 
 Result<FetchNumber> Core::fetch(const FetchSpec& spec, Clock::time_point now) {
@@ -194,17 +197,12 @@ Result<FetchNumber> Core::fetch(const FetchSpec& spec, Clock::time_point now) {
   if (const Status status = check(spec, of); !status.ok()) return status;
 
   const FetchNumber number = next_fetch_++;
-  auto& created = *fetches_.emplace(number, std::make_unique<Fetch>()).first->second;
+  Fetch& created = fetches_.add(number);
   created.number = number;
   created.spec = spec;
   created.submitted = now;
-  for (const ExpertIndex expert : in_order(spec, of)) {
-    Want want;
-    want.expert = expert;
-    created.wants.push_back(std::move(want));
-  }
+  add_wants(created, of);
   created.spec.experts.clear();
-  created.in_state[static_cast<std::size_t>(Want::State::kNew)] = static_cast<std::uint32_t>(created.wants.size());
   of.open[spec.version] += static_cast<std::uint32_t>(created.wants.size());
   for (std::size_t i = 0; i < created.wants.size(); ++i) advance(created, i, now);
   queue_gang(created, now);
@@ -254,7 +252,7 @@ void Core::make_ready(Fetch& of, std::size_t index, Clock::time_point now) {
   } else {
     of.move(want, Want::State::kDelivered);  // a prefetch delivers nothing: the slot is spare from now on
     close_want(layer(of.spec.layer), of.spec.version);
-    if (want.transfer != 0) unpin(*transfers_.at(want.transfer), now);
+    if (want.transfer != 0) unpin(transfers_.at(want.transfer), now);
   }
   progress(of);
 }
@@ -277,7 +275,7 @@ void Core::fail(Fetch& of, std::size_t index, const Status& status, Clock::time_
   close_want(in, of.spec.version);
   progress(of);
   if (transfer == 0) return;
-  Transfer& left = *transfers_.at(transfer);
+  Transfer& left = transfers_.at(transfer);
   std::erase_if(left.waiting, [&](const WantRef& ref) { return ref.fetch == of.number && ref.want == index; });
   unpin(left, now);
 }
@@ -323,6 +321,7 @@ void Core::progress(Fetch& of) {
 std::vector<Delivery> Core::take(FetchNumber number, std::size_t max) {
   Fetch& of = fetch_of(number);
   std::vector<Delivery> deliveries;
+  deliveries.reserve(std::min(max, of.finished.size()));
   while (!of.finished.empty() && deliveries.size() < max) {
     const std::size_t index = of.finished.front();
     of.finished.pop_front();
@@ -341,7 +340,7 @@ std::vector<Delivery> Core::take(FetchNumber number, std::size_t max) {
       of.move(want, Want::State::kDelivered);
       delivery.view = next_view_++;
       if (want.transfer != 0) {
-        const Transfer& from = *transfers_.at(want.transfer);
+        const Transfer& from = transfers_.at(want.transfer);
         if (from.cached()) {
           delivery.entry = from.entry;
         } else {
@@ -349,7 +348,7 @@ std::vector<Delivery> Core::take(FetchNumber number, std::size_t max) {
           delivery.slab = from.slab;
         }
       }
-      views_.emplace(delivery.view, View{of.spec.layer, want.expert, of.spec.version, want.transfer});
+      views_.add(delivery.view) = View{of.spec.layer, want.expert, of.spec.version, want.transfer};
     }
     deliveries.push_back(std::move(delivery));
   }
@@ -383,8 +382,8 @@ void Core::cancel(FetchNumber number, const Status& why, Clock::time_point now) 
 
 void Core::cancel_all(const Status& why, Clock::time_point now) {
   // What waits goes first, or credits that come free would start what is about to be canceled.
-  for (const auto& [number, of] : fetches_) fail_waiting(*of, why, now);
-  for (const auto& [number, of] : fetches_) fail_moving(*of, why, now);
+  fetches_.for_each([&](FetchNumber, Fetch& of) { fail_waiting(of, why, now); });
+  fetches_.for_each([&](FetchNumber, Fetch& of) { fail_moving(of, why, now); });
 }
 
 void Core::destroy(FetchNumber number, Clock::time_point now) {
@@ -394,19 +393,19 @@ void Core::destroy(FetchNumber number, Clock::time_point now) {
     Want& want = of.wants[index];
     if (want.state != Want::State::kReady) continue;
     close_want(layer(of.spec.layer), of.spec.version);
-    if (const TransferNumber transfer = std::exchange(want.transfer, 0); transfer != 0) unpin(*transfers_.at(transfer), now);
+    if (const TransferNumber transfer = std::exchange(want.transfer, 0); transfer != 0) unpin(transfers_.at(transfer), now);
   }
   if (of.spec.deadline) deadlines_.erase({*of.spec.deadline, number});
   fetches_.erase(number);
 }
 
 Result<ReleasedView> Core::release(ViewNumber number, Clock::time_point now) {
-  const auto found = views_.find(number);
-  if (found == views_.end()) return Status(CARDEA_ERR_INVALID_HANDLE, "the view was released already, or never delivered");
-  const View view = found->second;
-  views_.erase(found);
+  const View* const found = views_.find(number);
+  if (found == nullptr) return Status(CARDEA_ERR_INVALID_HANDLE, "the view was released already, or never delivered");
+  const View view = *found;
+  views_.erase(number);
   close_want(layer(view.layer), view.version);
-  if (view.transfer != 0) unpin(*transfers_.at(view.transfer), now);
+  if (view.transfer != 0) unpin(transfers_.at(view.transfer), now);
   return ReleasedView{view.layer, view.expert};
 }
 
@@ -497,18 +496,18 @@ void Core::unpark(Layer& of, Clock::time_point now) {
   std::vector<WantRef> parked = std::exchange(of.parked, {});
   std::stable_sort(parked.begin(), parked.end(), [&](const WantRef& a, const WantRef& b) {
     const auto urgency = [&](const WantRef& ref) {
-      const auto found = fetches_.find(ref.fetch);
-      return found == fetches_.end() ? Class::kPlacement : found->second->spec.urgency;
+      const Fetch* const found = fetches_.find(ref.fetch);
+      return found == nullptr ? Class::kPlacement : found->spec.urgency;
     };
     return urgency(a) < urgency(b);
   });
   for (const WantRef& ref : parked) {
-    const auto found = fetches_.find(ref.fetch);
-    if (found == fetches_.end() || found->second->wants[ref.want].state != Want::State::kParked) continue;
-    advance(*found->second, ref.want, now);
-    queue_gang(*found->second, now);
+    Fetch* const found = fetches_.find(ref.fetch);
+    if (found == nullptr || found->wants[ref.want].state != Want::State::kParked) continue;
+    advance(*found, ref.want, now);
+    queue_gang(*found, now);
     // Who waits for it must ask again whether a slot can come.
-    if (found->second->wants[ref.want].state == Want::State::kStarved) progress(*found->second);
+    if (found->wants[ref.want].state == Want::State::kStarved) progress(*found);
   }
 }
 
@@ -528,14 +527,13 @@ void Core::peer_lost(Rank rank, bool left, const Status& why, Clock::time_point 
   }
   // Chunks on the way are completed by their transport; what has not started never will.
   std::vector<TransferNumber> from;
-  for (const auto& [number, transfer] : transfers_) {
+  transfers_.for_each([&](TransferNumber number, const Transfer& transfer) {
     // What is copied out of the node cache is here already.
-    if (transfer->source.rank != rank || transfer->source.path == CARDEA_PATH_CACHE) continue;
-    if (!transfer->complete() && !transfer->abandoned) from.push_back(number);
-  }
+    if (transfer.source.rank != rank || transfer.source.path == CARDEA_PATH_CACHE) return;
+    if (!transfer.complete() && !transfer.abandoned) from.push_back(number);
+  });
   for (const TransferNumber number : from) {
-    if (const auto found = transfers_.find(number); found != transfers_.end())
-      abandon(*found->second, why.with_peer(rank), now);
+    if (Transfer* const found = transfers_.find(number); found != nullptr) abandon(*found, why.with_peer(rank), now);
   }
   node_rank_lost(rank, now);
 }
@@ -557,7 +555,7 @@ void Core::time_passed(Clock::time_point now) {
     fail_open(fetch_of(number), Status(CARDEA_ERR_TIMEOUT, "the fetch's deadline has passed"), now);
   }
   while (!rechecks_.empty() && rechecks_.begin()->first <= now) {
-    Transfer& transfer = *transfers_.at(rechecks_.begin()->second);
+    Transfer& transfer = transfers_.at(rechecks_.begin()->second);
     set_recheck(transfer, std::nullopt);
     refresh(transfer, now);
   }

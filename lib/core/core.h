@@ -34,6 +34,7 @@
 #include "lib/base/status.h"
 #include "lib/cache/node_cache.h"
 #include "lib/core/actions.h"
+#include "lib/core/number_map.h"
 
 namespace cardea::core {
 
@@ -187,6 +188,11 @@ class Core {
 
   /// The actions since the last call, in order.
   std::vector<Action> take_actions() { return std::exchange(actions_, {}); }
+  /// The same, into a vector whose memory the core then goes on with.
+  void take_actions(std::vector<Action>& into) {
+    into.clear();
+    into.swap(actions_);
+  }
   bool has_actions() const { return !actions_.empty(); }
 
  private:
@@ -202,6 +208,7 @@ class Core {
     ExpertIndex expert = 0;
     Version version = 0;
     TransferNumber transfer = 0;  // 0: nothing moved
+    void recycle() {}
   };
 
   LaneNumber queue_of(LaneNumber lane) const { return options_.side_by_side ? lane : 0; }
@@ -210,8 +217,8 @@ class Core {
 
   // core.cc: wants
   Choice choose(const Layer& layer, ExpertIndex expert, const FetchSpec& spec) const;
-  Status check(const FetchSpec& spec, const Layer& layer) const;
-  std::vector<ExpertIndex> in_order(const FetchSpec& spec, const Layer& layer) const;
+  Status check(const FetchSpec& spec, const Layer& layer);
+  void add_wants(Fetch& fetch, const Layer& layer);
   void advance(Fetch& fetch, std::size_t want, Clock::time_point now);
   static void aim(Want& want, const SourceOption& source, bool into_slots);
   void make_ready(Fetch& fetch, std::size_t want, Clock::time_point now);
@@ -236,7 +243,6 @@ class Core {
   void drop_spare(Slab& slab, SlotIndex slot);
   void drop_spares(LayerNumber layer, Version up_to);
   Transfer& new_transfer(const Fetch& fetch, const Want& want);
-  void end_transfer(TransferNumber number);
   Transfer& open_transfer(Slab& slab, Fetch& fetch, const Want& want);
   bool join(Fetch& fetch, std::size_t want, Transfer& transfer, Clock::time_point now);
   void request(Transfer& transfer, SegmentMask segments);
@@ -278,10 +284,9 @@ class Core {
   std::map<LayerNumber, std::unique_ptr<Layer>> layers_;
   std::vector<Layer*> layer_by_number_;
   std::map<SlabNumber, std::unique_ptr<Slab>> slabs_;
-  std::unordered_map<FetchNumber, std::unique_ptr<Fetch>> fetches_;
-  std::unordered_map<TransferNumber, std::unique_ptr<Transfer>> transfers_;
-  std::vector<std::unique_ptr<Transfer>> unused_transfers_;
-  std::unordered_map<ViewNumber, View> views_;
+  NumberMap<Fetch> fetches_;
+  NumberMap<Transfer> transfers_;
+  NumberMap<View> views_;
   std::set<std::pair<Clock::time_point, FetchNumber>> deadlines_;
   std::map<std::tuple<LayerNumber, ExpertIndex, Version>, TransferNumber> cached_;  // transfers into the node cache
   std::unordered_map<cache::EntryIndex, TransferNumber> by_entry_;                  // the same ones
@@ -297,6 +302,10 @@ class Core {
   std::vector<Action> actions_;
   CoreCounters counters_;
   std::uint64_t chunks_in_flight_ = 0;
+  // Memory that is used again from call to call.
+  std::vector<std::uint64_t> checked_;  // by expert: the last check() that has seen it
+  std::uint64_t checks_ = 0;
+  std::vector<std::uint64_t> order_;
   std::uint32_t next_layer_ = 1;
   std::uint32_t next_slab_ = 1;
   FetchNumber next_fetch_ = 1;

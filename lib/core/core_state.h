@@ -5,6 +5,7 @@
 #include <array>
 
 #include "lib/core/core.h"
+#include "lib/core/index_fifo.h"
 
 namespace cardea::core {
 
@@ -35,7 +36,7 @@ struct Core::Fetch {
   FetchSpec spec;
   Clock::time_point submitted;
   std::vector<Want> wants;
-  std::deque<std::size_t> finished;  // ready or failed, not delivered yet
+  IndexFifo finished;  // ready or failed, not delivered yet
   std::array<std::uint32_t, 7> in_state{};
   std::uint32_t failed = 0;
   Status first_failure;
@@ -52,6 +53,16 @@ struct Core::Fetch {
     --in_state[static_cast<std::size_t>(want.state)];
     ++in_state[static_cast<std::size_t>(to)];
     want.state = to;
+  }
+  void recycle() {
+    Fetch fresh;
+    fresh.wants.swap(wants);
+    fresh.wants.clear();
+    fresh.finished.swap(finished);
+    fresh.finished.clear();
+    fresh.spec.experts.swap(spec.experts);
+    fresh.spec.experts.clear();
+    *this = std::move(fresh);
   }
 };
 
@@ -82,21 +93,20 @@ struct Core::Layer {
 
 struct Core::Slab {
   struct Key {
-    LayerNumber layer;
-    ExpertIndex expert;
-    Version version;
+    LayerNumber layer = 0;
+    ExpertIndex expert = 0;
+    Version version = 0;
     friend bool operator==(const Key&, const Key&) = default;
   };
   struct KeyHash {
-    std::size_t operator()(const Key& key) const {
-      return ((static_cast<std::size_t>(key.layer) << 32 | key.expert) ^ key.version * 0x9E3779B97F4A7C15u) *
-             0xD6E8FEB86659FD93u;
+    std::uint64_t operator()(const Key& key) const {
+      return spread((std::uint64_t{key.layer} << 32 | key.expert) ^ spread(key.version));
     }
   };
   SlabNumber number = 0;
   Slots slots;
   std::vector<TransferNumber> transfer_in;  // by slot; 0: none
-  std::unordered_map<Key, TransferNumber, KeyHash> index;
+  FlatMap<Key, TransferNumber, KeyHash> index;
   std::array<std::deque<WantRef>, kClasses> starved;
   std::set<TransferNumber> yielding;  // filling slots for less than a demand, which may take them back
   bool feeding = false;
@@ -152,6 +162,15 @@ struct Core::Transfer {
   }
   bool cached() const { return entry != cache::kNoEntry; }
   bool complete() const { return in_flight == 0 && (cached() ? (requested & ~present) == 0 : next_chunk == chunks.size()); }
+  void recycle() {
+    constexpr std::size_t kManyChunks = 4096;  // memory for more is not kept
+    Transfer fresh;
+    if (chunks.capacity() <= kManyChunks) fresh.chunks.swap(chunks);
+    fresh.chunks.clear();
+    fresh.waiting.swap(waiting);
+    fresh.waiting.clear();
+    *this = std::move(fresh);
+  }
   static ChunkNumber token(TransferNumber transfer, std::size_t chunk) { return transfer << 24 | chunk; }
   static TransferNumber transfer_of(ChunkNumber token) { return token >> 24; }
   static std::size_t chunk_of(ChunkNumber token) { return token & 0xFFFFFF; }

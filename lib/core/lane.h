@@ -8,8 +8,9 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <list>
 #include <optional>
+
+#include "lib/core/index_list.h"
 
 namespace cardea::core {
 
@@ -31,15 +32,12 @@ struct LaneLimits {
 
 class Lane {
  public:
-  using Place = std::list<TransferNumber>::iterator;
+  using Place = IndexList<TransferNumber>::Place;
 
   explicit Lane(LaneLimits limits) : limits_(limits) {}
 
-  Place add(TransferNumber transfer, Class urgency) {
-    auto& queue = queues_[index(urgency)];
-    return queue.insert(queue.end(), transfer);
-  }
-  void remove(Place place, Class urgency) { queues_[index(urgency)].erase(place); }
+  Place add(TransferNumber transfer, Class urgency) { return queues_[index(urgency)].push_back(transfer); }
+  void remove(Place place, Class urgency) { queues_[index(urgency)].remove(place); }
 
   /// Whose chunk goes next, if any may; the caller then calls started().
   struct Choice {
@@ -106,7 +104,7 @@ class Lane {
   }
 
   LaneLimits limits_;
-  std::array<std::list<TransferNumber>, kClasses> queues_;
+  std::array<IndexList<TransferNumber>, kClasses> queues_;
   std::array<std::uint32_t, kClasses> in_flight_{};
   std::uint32_t in_flight_total_ = 0;
   std::array<std::uint32_t, kClasses> passed_over_{};  // chunks of higher classes started while it waited

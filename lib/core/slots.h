@@ -9,9 +9,10 @@
 #pragma once
 
 #include <cstdint>
-#include <list>
 #include <optional>
 #include <vector>
+
+#include "lib/core/index_list.h"
 
 namespace cardea::core {
 
@@ -26,11 +27,11 @@ class Slots {
 
   std::uint32_t count() const { return static_cast<std::uint32_t>(places_.size()); }
   /// Slots that can be had now: empty and spare ones.
-  std::uint32_t available() const { return static_cast<std::uint32_t>(empty_.size() + spare_.size()); }
+  std::uint32_t available() const { return static_cast<std::uint32_t>(empty_.size() + spare_count_); }
   std::uint32_t empty() const { return static_cast<std::uint32_t>(empty_.size()); }
 
   /// Spare slots, the one used longest ago first.
-  const std::list<SlotIndex>& spares() const { return spare_; }
+  const IndexList<SlotIndex>& spares() const { return spare_; }
 
   /// An empty slot, now in use.
   std::optional<SlotIndex> take_empty() {
@@ -40,16 +41,23 @@ class Slots {
     return slot;
   }
   /// In use → spare: keeps its expert until somebody needs the slot.
-  void make_spare(SlotIndex slot) { places_[slot] = spare_.insert(spare_.end(), slot); }
+  void make_spare(SlotIndex slot) {
+    places_[slot] = spare_.push_back(slot);
+    ++spare_count_;
+  }
   /// Spare → in use, with its expert.
-  void reuse(SlotIndex slot) { spare_.erase(places_[slot]); }
+  void reuse(SlotIndex slot) {
+    spare_.remove(places_[slot]);
+    --spare_count_;
+  }
   /// In use → empty.
   void give_back(SlotIndex slot) { empty_.push_back(slot); }
 
  private:
   std::vector<SlotIndex> empty_;  // a stack: the slot last used is the warmest in caches
-  std::list<SlotIndex> spare_;    // oldest first
-  std::vector<std::list<SlotIndex>::iterator> places_;
+  IndexList<SlotIndex> spare_;    // oldest first
+  std::size_t spare_count_ = 0;
+  std::vector<IndexList<SlotIndex>::Place> places_;
 };
 
 }  // namespace cardea::core

@@ -26,7 +26,7 @@ void Core::queue_gang(Fetch& of, Clock::time_point now) {
   if (of.count(Want::State::kNew) + of.count(Want::State::kParked) != 0) return;
   // Nor while some of it is still on its way into the node cache, to be copied from there.
   const bool being_cached = of.spec.into_slots && std::any_of(of.wants.begin(), of.wants.end(), [&](const Want& want) {
-                              return want.state == Want::State::kMoving && transfers_.at(want.transfer)->cached();
+                              return want.state == Want::State::kMoving && transfers_.at(want.transfer).cached();
                             });
   if (being_cached) return;
   Slab& slab = *slabs_.at(*of.spec.slab);
@@ -53,10 +53,9 @@ bool Core::feed_front(Slab& slab, Clock::time_point now) {
   for (auto& queue : slab.starved) {
     if (queue.empty()) continue;
     const WantRef entry = queue.front();
-    const auto found = fetches_.find(entry.fetch);
     bool fed = true;  // also when there is nobody to feed any more
-    if (found != fetches_.end()) {
-      Fetch& of = *found->second;
+    if (Fetch* const found = fetches_.find(entry.fetch); found != nullptr) {
+      Fetch& of = *found;
       if (entry.want == WantRef::kGang) {
         fed = feed_gang(slab, of, now);
       } else if (of.wants[entry.want].state == Want::State::kStarved) {
@@ -85,8 +84,8 @@ bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point
     if (!of.spec.gang && take_from_cache(of, index, now)) return true;
   }
   const Slab::Key key{of.spec.layer, want.expert, of.spec.version};
-  if (const auto held = slab.index.find(key); held != slab.index.end()) {
-    if (join(of, index, *transfers_.at(held->second), now)) return true;
+  if (const TransferNumber* const held = slab.index.find(key); held != nullptr) {
+    if (join(of, index, transfers_.at(*held), now)) return true;
     slab.index.erase(key);  // lacks segments that its source can no longer send; its readers keep it
   }
   if (!make_room(slab, 1, of.spec.urgency, now)) return false;
@@ -98,8 +97,8 @@ bool Core::feed_gang(Slab& slab, Fetch& of, Clock::time_point now) {
   // Experts that are in slots already are pinned first, so that making room cannot take them.
   for (std::size_t i = 0; i < of.wants.size(); ++i) {
     if (of.wants[i].state != Want::State::kStarved) continue;
-    const auto held = slab.index.find({of.spec.layer, of.wants[i].expert, of.spec.version});
-    if (held != slab.index.end()) join(of, i, *transfers_.at(held->second), now);
+    const TransferNumber* const held = slab.index.find({of.spec.layer, of.wants[i].expert, of.spec.version});
+    if (held != nullptr) join(of, i, transfers_.at(*held), now);
   }
   // What was in a slot when it was asked for, and is no more, comes through the node cache like the rest.
   for (std::size_t i = 0; i < of.wants.size(); ++i) {
@@ -124,28 +123,27 @@ bool Core::make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time
     // A prefetch drops what was read before what is still to be read; only when nothing else is left does it replace an
     // older prefetch, since the newer one knows better what comes next.
     const auto& spares = slab.slots.spares();
-    auto spare = spares.begin();
+    if (spares.empty()) break;
+    auto spare = spares.first();
     if (urgency != Class::kDemand) {
-      spare = std::find_if(spares.begin(), spares.end(),
-                           [&](SlotIndex slot) { return transfers_.at(slab.transfer_in[slot])->read; });
-      if (spare == spares.end()) spare = spares.begin();
+      while (spare != spares.kEnd && !transfers_.at(slab.transfer_in[spares[spare]]).read) spare = spares.next(spare);
+      if (spare == spares.kEnd) spare = spares.first();
     }
-    if (spare == spares.end()) break;
-    drop_spare(slab, *spare);
+    drop_spare(slab, spares[spare]);
   }
   if (urgency != Class::kDemand || slab.yielding.empty()) return slab.slots.empty() >= slots;
   // A demand takes back what prefetches have begun to fill. Slots with chunks in flight come back when those are drained.
   std::uint32_t coming = 0;
   for (const TransferNumber number : slab.transfer_in) {
-    if (number != 0 && transfers_.at(number)->abandoned && transfers_.at(number)->pins == 0) ++coming;
+    if (number != 0 && transfers_.at(number).abandoned && transfers_.at(number).pins == 0) ++coming;
   }
   // Those first that can go at once.
   std::vector<TransferNumber> yielding(slab.yielding.begin(), slab.yielding.end());
   std::stable_partition(yielding.begin(), yielding.end(),
-                        [&](TransferNumber number) { return transfers_.at(number)->in_flight == 0; });
+                        [&](TransferNumber number) { return transfers_.at(number).in_flight == 0; });
   for (const TransferNumber number : yielding) {
     if (slab.slots.empty() + coming >= slots) break;
-    Transfer& transfer = *transfers_.at(number);
+    Transfer& transfer = transfers_.at(number);
     if (transfer.read) continue;
     if (transfer.in_flight != 0) ++coming;
     abandon(transfer, Status(CARDEA_ERR_CANCELED, "its slot was taken back for a demand"), now);
@@ -154,20 +152,20 @@ bool Core::make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time
 }
 
 void Core::drop_spare(Slab& slab, SlotIndex slot) {
-  const auto found = transfers_.find(std::exchange(slab.transfer_in[slot], 0));
-  const Transfer& spare = *found->second;
+  const TransferNumber number = std::exchange(slab.transfer_in[slot], 0);
+  const Transfer& spare = transfers_.at(number);
   if (!spare.read) counters_.prefetch_bytes_wasted += spare.bytes_done;
   slab.index.erase({spare.layer, spare.expert, spare.version});
   slab.slots.reuse(slot);
   slab.slots.give_back(slot);
-  end_transfer(found->first);
+  transfers_.erase(number);
 }
 
 void Core::drop_spares(LayerNumber of, Version up_to) {
   for (const auto& [number, slab] : slabs_) {
     for (SlotIndex slot = 0; slot < slab->transfer_in.size(); ++slot) {
       if (slab->transfer_in[slot] == 0) continue;
-      const Transfer& transfer = *transfers_.at(slab->transfer_in[slot]);
+      const Transfer& transfer = transfers_.at(slab->transfer_in[slot]);
       if (transfer.spare && transfer.layer == of && transfer.version <= up_to) drop_spare(*slab, slot);
     }
   }
@@ -183,39 +181,41 @@ bool Core::would_deadlock(FetchNumber number, const std::set<FetchNumber>& waite
     if (!of.finished.empty() || of.count(Want::State::kStarved) == 0 || of.outstanding() != of.count(Want::State::kStarved))
       return false;
     for (const TransferNumber held : slab.transfer_in) {
-      if (held == 0 || transfers_.at(held)->spare) continue;
-      const Transfer& transfer = *transfers_.at(held);
+      if (held == 0 || transfers_.at(held).spare) continue;
+      const Transfer& transfer = transfers_.at(held);
       if (!transfer.waiting.empty() || transfer.in_flight != 0) return false;  // will be ready or free in time
     }
     if (taken == slab.slots.count()) return false;
     if (!take_back_undelivered(slab, waited_for, now)) break;
   }
-  for (const auto& [other, fetch] : fetches_) {
-    if (other != number && waited_for.contains(other) && fetch->spec.slab == of.spec.slab && !fetch->finished.empty())
-      return false;
-  }
-  return true;
+  return std::none_of(waited_for.begin(), waited_for.end(), [&](FetchNumber other) {
+    const Fetch* const fetch = fetches_.find(other);
+    return fetch != nullptr && other != number && fetch->spec.slab == of.spec.slab && !fetch->finished.empty();
+  });
 }
 
 bool Core::take_back_undelivered(Slab& slab, const std::set<FetchNumber>& waited_for, Clock::time_point now) {
   for (const TransferNumber held : slab.transfer_in) {
-    if (held == 0 || transfers_.at(held)->spare || transfers_.at(held)->pins != 1) continue;
-    for (const auto& [number, fetch] : fetches_) {
-      if (waited_for.contains(number) || fetch->spec.gang) continue;
-      const auto ready = std::find_if(fetch->finished.begin(), fetch->finished.end(), [&](std::size_t i) {
-        return fetch->wants[i].state == Want::State::kReady && fetch->wants[i].transfer == held;
+    if (held == 0 || transfers_.at(held).spare || transfers_.at(held).pins != 1) continue;
+    bool taken = false;
+    fetches_.for_each([&](FetchNumber number, Fetch& fetch) {
+      if (taken || waited_for.contains(number) || fetch.spec.gang) return;
+      const auto ready = std::find_if(fetch.finished.begin(), fetch.finished.end(), [&](std::size_t i) {
+        return fetch.wants[i].state == Want::State::kReady && fetch.wants[i].transfer == held;
       });
-      if (ready == fetch->finished.end()) continue;
+      if (ready == fetch.finished.end()) return;
       const std::size_t index = *ready;
-      fetch->finished.erase(ready);
-      Want& want = fetch->wants[index];
+      fetch.finished.erase(ready);
+      Want& want = fetch.wants[index];
       --counters_.ready[want.source.path];
       want.transfer = 0;
-      fetch->move(want, Want::State::kStarved);
-      slab.starved[static_cast<std::size_t>(fetch->spec.urgency)].push_back({number, index});
-      unpin(*transfers_.at(held), now);
-      return true;
-    }
+      fetch.move(want, Want::State::kStarved);
+      slab.starved[static_cast<std::size_t>(fetch.spec.urgency)].push_back({number, index});
+      taken = true;
+    });
+    if (!taken) continue;
+    unpin(transfers_.at(held), now);
+    return true;
   }
   return false;
 }
@@ -223,34 +223,15 @@ bool Core::take_back_undelivered(Slab& slab, const std::set<FetchNumber>& waited
 // ---------------------------------------------------------------- transfers
 
 Core::Transfer& Core::new_transfer(const Fetch& of, const Want& want) {
-  // Thousands of them come and go; their memory stays.
-  std::unique_ptr<Transfer> fresh;
-  if (unused_transfers_.empty()) {
-    fresh = std::make_unique<Transfer>();
-  } else {
-    fresh = std::move(unused_transfers_.back());
-    unused_transfers_.pop_back();
-    std::vector<Transfer::Chunk> chunks = std::move(fresh->chunks);
-    std::vector<WantRef> waiting = std::move(fresh->waiting);
-    *fresh = Transfer{};
-    chunks.clear();
-    waiting.clear();
-    fresh->chunks = std::move(chunks);
-    fresh->waiting = std::move(waiting);
-  }
-  fresh->number = next_transfer_++;
-  fresh->layer = of.spec.layer;
-  fresh->expert = want.expert;
-  fresh->version = of.spec.version;
-  fresh->source = want.source;
-  fresh->urgency = of.spec.urgency;
-  return *transfers_.emplace(fresh->number, std::move(fresh)).first->second;
-}
-
-void Core::end_transfer(TransferNumber number) {
-  constexpr std::size_t kKept = 1024;
-  auto ended = transfers_.extract(number);
-  if (unused_transfers_.size() < kKept) unused_transfers_.push_back(std::move(ended.mapped()));
+  const TransferNumber number = next_transfer_++;
+  Transfer& fresh = transfers_.add(number);
+  fresh.number = number;
+  fresh.layer = of.spec.layer;
+  fresh.expert = want.expert;
+  fresh.version = of.spec.version;
+  fresh.source = want.source;
+  fresh.urgency = of.spec.urgency;
+  return fresh;
 }
 
 Core::Transfer& Core::open_transfer(Slab& slab, Fetch& of, const Want& want) {
@@ -259,10 +240,10 @@ Core::Transfer& Core::open_transfer(Slab& slab, Fetch& of, const Want& want) {
   opened.slot = *slab.slots.take_empty();
   if (opened.urgency != Class::kDemand) slab.yielding.insert(opened.number);
   slab.transfer_in[opened.slot] = opened.number;
-  slab.index[{opened.layer, opened.expert, opened.version}] = opened.number;
+  slab.index.set({opened.layer, opened.expert, opened.version}, opened.number);
   if (want.cached != 0) {
     opened.origin = want.cached;
-    ++transfers_.at(want.cached)->pins;
+    ++transfers_.at(want.cached).pins;
   }
   return opened;
 }
@@ -274,7 +255,7 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
     if (want.cached == 0) return false;  // only what this want has waited for is known to be in the cache
     if (transfer.origin == 0) {
       transfer.origin = want.cached;
-      ++transfers_.at(want.cached)->pins;
+      ++transfers_.at(want.cached).pins;
     }
   } else if (more != 0 && lost_.contains(transfer.source.rank)) {
     return false;
@@ -330,14 +311,14 @@ void Core::unpin(Transfer& transfer, Clock::time_point now) {
   if (transfer.cached()) return close_cached(transfer);
   Slab& slab = *slabs_.at(transfer.slab);
   slab.yielding.erase(transfer.number);
-  const auto indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
-  if (indexed != slab.index.end() && indexed->second == transfer.number) {
+  const TransferNumber* const indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
+  if (indexed != nullptr && *indexed == transfer.number) {
     transfer.spare = true;
     slab.slots.make_spare(transfer.slot);
   } else {
     slab.transfer_in[transfer.slot] = 0;
     slab.slots.give_back(transfer.slot);
-    end_transfer(transfer.number);
+    transfers_.erase(transfer.number);
   }
   feed(slab, now);
 }
@@ -354,8 +335,9 @@ void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now)
   } else {
     Slab& slab = *slabs_.at(transfer.slab);
     slab.yielding.erase(transfer.number);
-    const auto indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
-    if (indexed != slab.index.end() && indexed->second == transfer.number) slab.index.erase(indexed);
+    const Slab::Key key{transfer.layer, transfer.expert, transfer.version};
+    if (const TransferNumber* const indexed = slab.index.find(key); indexed != nullptr && *indexed == transfer.number)
+      slab.index.erase(key);
     if (!transfer.read) counters_.prefetch_bytes_wasted += transfer.bytes_done;
   }
   if (transfer.in_flight != 0) ++layer(transfer.layer).draining;
@@ -384,7 +366,7 @@ void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
   Slab& slab = *slabs_.at(transfer.slab);
   slab.transfer_in[transfer.slot] = 0;
   slab.slots.give_back(transfer.slot);
-  end_transfer(transfer.number);
+  transfers_.erase(transfer.number);
   feed(slab, now);
 }
 
@@ -444,7 +426,7 @@ void Core::pump(LaneNumber lane_number, Clock::time_point now) {
   const LaneNumber number = queue_of(lane_number);
   Lane& lane = lanes_[number];
   while (const auto choice = lane.next(held_classes(number, now))) {
-    Transfer& transfer = *transfers_.at(choice->transfer);
+    Transfer& transfer = transfers_.at(choice->transfer);
     if (transfer.cached()) {
       const auto index = claim(transfer, now);
       if (index) {
@@ -482,13 +464,13 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
                     chunk.range};
   action.urgency = urgency;
   action.into = transfer.entry;
-  if (transfer.origin != 0) action.from = transfers_.at(transfer.origin)->entry;
+  if (transfer.origin != 0) action.from = transfers_.at(transfer.origin).entry;
   actions_.push_back(action);
 }
 
 void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point now) {
   const TransferNumber number = Transfer::transfer_of(token);
-  Transfer& transfer = *transfers_.at(number);
+  Transfer& transfer = transfers_.at(number);
   Transfer::Chunk& chunk = transfer.chunks[Transfer::chunk_of(token)];
   const LaneNumber lane = transfer.source.lane;
   lanes_[queue_of(lane)].finished(chunk.urgency);

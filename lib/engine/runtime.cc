@@ -40,7 +40,9 @@ void Runtime::attach(std::vector<transport::Transport*> route) {
 // ---------------------------------------------------------------- carrying out
 
 void Runtime::dispatch() {
-  for (const core::Action& action : core_.take_actions()) {
+  std::vector<core::Action> actions = std::exchange(spare_actions_, {});
+  core_.take_actions(actions);
+  for (const core::Action& action : actions) {
     if (const auto* start = std::get_if<core::StartChunk>(&action)) {
       carry_out(*start);
     } else if (const auto* progress = std::get_if<core::Progress>(&action)) {
@@ -55,6 +57,7 @@ void Runtime::dispatch() {
       observer_.on_change();
     }
   }
+  spare_actions_ = std::move(actions);
   arm_timer();
 }
 

@@ -211,6 +211,7 @@ class Runtime final : public transport::Listener {
   std::map<transport::RegionKey, PeerRegion> peer_regions_;
   ByteCounters bytes_;
 
+  std::vector<core::Action> spare_actions_;  // their memory is used again
   std::deque<std::function<void()>> outbox_;
   bool drain_posted_ = false;
   std::optional<std::pair<Clock::time_point, TimerId>> timer_;

@@ -40,7 +40,8 @@ def version() -> VersionInfo:
     info = _c.init(_c.VersionInfo)
     call("cardea_version", ctypes.byref(info))
     values: Dict[str, Any] = {field.name: getattr(info, field.name) for field in dataclasses.fields(VersionInfo)}
-    return VersionInfo(**{name: v.decode() if isinstance(v, bytes) else v for name, v in values.items()})
+    decoded: Dict[str, Any] = {name: v.decode() if isinstance(v, bytes) else v for name, v in values.items()}
+    return VersionInfo(**decoded)
 
 
 def unique_id(address: Optional[str] = None) -> bytes:

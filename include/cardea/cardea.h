@@ -263,6 +263,51 @@ typedef struct cardea_counters {
 
 CARDEA_API cardea_status_t cardea_counters_query(cardea_context_t context, cardea_counters_t *counters) CARDEA_NOEXCEPT;
 
+/* Urgency of a transfer, most urgent first. */
+typedef enum cardea_class {
+  CARDEA_CLASS_DEMAND = 0,    /* cardea_fetch */
+  CARDEA_CLASS_GRADIENT = 1,
+  CARDEA_CLASS_PREFETCH = 2,  /* cardea_prefetch */
+  CARDEA_CLASS_PLACEMENT = 3
+} cardea_class_t;
+
+/* "demand", "gradient", "prefetch", "placement"; never null, valid forever. */
+CARDEA_API const char *cardea_class_string(cardea_class_t urgency) CARDEA_NOEXCEPT;
+
+/* Chunks that this rank has moved on one lane, in one class, by one path, since the context was created. */
+typedef struct cardea_traffic {
+  size_t size;
+  char lane[32];             /* name, such as "network-in" or "node-copy" */
+  cardea_class_t urgency;
+  cardea_path_t path;
+  uint64_t chunks_started, chunks_done, chunks_failed;
+  uint64_t bytes;            /* of those done, padding between segments included */
+  uint64_t nanoseconds;      /* on the way, summed over those done: they overlap */
+} cardea_traffic_t;
+#define CARDEA_TRAFFIC_INIT {sizeof(cardea_traffic_t), {0}, CARDEA_CLASS_DEMAND, CARDEA_PATH_NONE, 0, 0, 0, 0, 0}
+
+/*
+ * Writes a row for each lane, class and path that has carried anything, ordered by lane, class and path, up to `max` of
+ * them. *count gets how many there are, which may be more than max; `rows` may be NULL when max is 0. rows[i].size must be
+ * set.
+ */
+CARDEA_API cardea_status_t cardea_traffic_query(cardea_context_t context, cardea_traffic_t *rows, uint32_t max, uint32_t *count) CARDEA_NOEXCEPT;
+
+/*
+ * All counters as text in Prometheus's exposition format 0.0.4, to be served or written to a file as it is; the families
+ * are listed in docs/telemetry.md. Writes at most `capacity` bytes, the terminating zero included, and cuts what does not
+ * fit; *needed gets the bytes that all of it takes, which may grow until the next call. `text` may be NULL when capacity
+ * is 0.
+ */
+CARDEA_API cardea_status_t cardea_metrics_text(cardea_context_t context, char *text, size_t capacity, size_t *needed) CARDEA_NOEXCEPT;
+
+/*
+ * What this rank waits for now, which rank is at fault, and what happened last, as text (docs/telemetry.md): what the
+ * library itself writes to its log when a fetch stalls. `reason`, one line, stands at its head. `text`, `capacity` and
+ * `needed` as for cardea_metrics_text.
+ */
+CARDEA_API cardea_status_t cardea_dump_text(cardea_context_t context, const char *reason, char *text, size_t capacity, size_t *needed) CARDEA_NOEXCEPT;
+
 /* ---------------------------------------------------------------- groups */
 
 /*

@@ -82,6 +82,17 @@ inline std::uint64_t nanoseconds(std::chrono::nanoseconds timeout) noexcept {
   return timeout.count() > 0 ? static_cast<std::uint64_t>(timeout.count()) : 0;
 }
 
+/// What a function writes that cuts its text to the room it is given.
+template <typename Write>
+std::string text_of(const char* call, Write write) {
+  std::string text;
+  for (std::size_t needed = 0;;) {
+    check(call, write(text.data(), text.size(), &needed));
+    if (needed <= text.size()) return text.substr(0, needed - 1);
+    text.assign(needed + needed / 8, '\0');  // it may grow meanwhile
+  }
+}
+
 /// Owns one C handle; Destroy is the C function that frees it.
 template <typename C, cardea_status_t (*Destroy)(C)>
 class Handle {
@@ -573,6 +584,29 @@ class Context : public detail::Handle<cardea_context_t, cardea_context_destroy> 
     cardea_rank_info_t info = CARDEA_RANK_INFO_INIT;
     detail::check("cardea_rank_query", cardea_rank_query(get(), rank, &info));
     return info;
+  }
+  /// Chunks moved so far, a row for each lane, class and path that has carried any.
+  std::vector<cardea_traffic_t> traffic() const {
+    std::vector<cardea_traffic_t> rows;
+    std::uint32_t count = 0;
+    do {
+      rows.assign(count, CARDEA_TRAFFIC_INIT);
+      detail::check("cardea_traffic_query", cardea_traffic_query(get(), rows.data(), count, &count));
+    } while (count > rows.size());
+    rows.resize(count);
+    return rows;
+  }
+  /// In Prometheus's exposition format.
+  std::string metrics() const {
+    return detail::text_of("cardea_metrics_text", [&](char* text, std::size_t capacity, std::size_t* needed) {
+      return cardea_metrics_text(get(), text, capacity, needed);
+    });
+  }
+  /// What this rank waits for, whose fault that is, and what happened last.
+  std::string dump(const std::string& reason) const {
+    return detail::text_of("cardea_dump_text", [&](char* text, std::size_t capacity, std::size_t* needed) {
+      return cardea_dump_text(get(), reason.c_str(), text, capacity, needed);
+    });
   }
   cardea_counters_t counters() const {
     cardea_counters_t counters = CARDEA_COUNTERS_INIT;

@@ -29,6 +29,7 @@ namespace cardea::api {
 namespace {
 
 constexpr std::size_t kMaxAddress = 64 << 10;
+constexpr std::size_t kRecentRecords = 4096;  // of 64 bytes, for dumps
 
 Result<std::unique_ptr<bootstrap::Exchange>> make_exchange(const cardea_config_t& config, Clock::time_point deadline) {
   switch (number_of(config.bootstrap)) {
@@ -91,6 +92,7 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
 
   make_node_cache(*membership, deadline);
   engine::RuntimeOptions options{self_, node_of_, settings_.chunk_bytes, settings_.chunks_in_flight};
+  options.record = kRecentRecords;
   if (node_cache_) {
     options.cache = node_cache_.get();
     options.node_ranks = membership->node_ranks;

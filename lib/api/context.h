@@ -170,4 +170,7 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   Status aborted_;
 };
 
+/// What cardea_counters_query tells. With the mutex held.
+cardea_counters_t counters_of(Context& in);
+
 }  // namespace cardea::api

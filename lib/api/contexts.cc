@@ -121,37 +121,41 @@ cardea_status_t cardea_event_clear(cardea_context_t context) CARDEA_NOEXCEPT {
   });
 }
 
+cardea_counters_t cardea::api::counters_of(Context& in) {
+  const cardea::core::CoreCounters& core = in.runtime().core().counters();
+  const auto ready = [&](cardea_path_t path) {
+    const auto found = core.ready.find(path);
+    return found == core.ready.end() ? 0 : found->second;
+  };
+  cardea_counters_t out = CARDEA_COUNTERS_INIT;
+  out.experts_home = ready(CARDEA_PATH_HOME);
+  out.experts_node_mapped = ready(CARDEA_PATH_NODE_MAPPED);
+  out.experts_node_copied = ready(CARDEA_PATH_NODE_COPY);
+  out.experts_cache = ready(CARDEA_PATH_CACHE);
+  out.experts_network = ready(CARDEA_PATH_NETWORK);
+  out.experts_failed = core.failed;
+  out.bytes_node_copied = in.runtime().bytes().node_copied;
+  out.bytes_network_received = in.runtime().bytes().network_received;
+  out.bytes_network_sent = in.runtime().bytes().network_sent;
+  out.prefetch_bytes_wasted = core.prefetch_bytes_wasted;
+  out.cache_bypassed = core.cache_bypassed;
+  if (const cardea::cache::NodeCache* const cache = in.node_cache(); cache != nullptr) {
+    const cardea::cache::CacheCounters& cached = cache->counters();
+    out.prefetch_bytes_wasted += cached.prefetch_bytes_wasted;
+    out.cache_bytes_capacity = cache->capacity();
+    out.cache_bytes_used = cache->used_bytes();
+    out.cache_hits = cached.hits;
+    out.cache_misses = cached.misses;
+    out.cache_evicted = cached.evicted;
+    out.cache_overdue = cached.overdue;
+  }
+  return out;
+}
+
 cardea_status_t cardea_counters_query(cardea_context_t context, cardea_counters_t* counters) CARDEA_NOEXCEPT {
   return with_context(context, [&](Context& in) -> Status {
     if (const Status status = check_output(counters, "counters"); !status.ok()) return status;
-    const cardea::core::CoreCounters& core = in.runtime().core().counters();
-    const auto ready = [&](cardea_path_t path) {
-      const auto found = core.ready.find(path);
-      return found == core.ready.end() ? 0 : found->second;
-    };
-    cardea_counters_t out = CARDEA_COUNTERS_INIT;
-    out.experts_home = ready(CARDEA_PATH_HOME);
-    out.experts_node_mapped = ready(CARDEA_PATH_NODE_MAPPED);
-    out.experts_node_copied = ready(CARDEA_PATH_NODE_COPY);
-    out.experts_cache = ready(CARDEA_PATH_CACHE);
-    out.experts_network = ready(CARDEA_PATH_NETWORK);
-    out.experts_failed = core.failed;
-    out.bytes_node_copied = in.runtime().bytes().node_copied;
-    out.bytes_network_received = in.runtime().bytes().network_received;
-    out.bytes_network_sent = in.runtime().bytes().network_sent;
-    out.prefetch_bytes_wasted = core.prefetch_bytes_wasted;
-    out.cache_bypassed = core.cache_bypassed;
-    if (const cardea::cache::NodeCache* const cache = in.node_cache(); cache != nullptr) {
-      const cardea::cache::CacheCounters& cached = cache->counters();
-      out.prefetch_bytes_wasted += cached.prefetch_bytes_wasted;
-      out.cache_bytes_capacity = cache->capacity();
-      out.cache_bytes_used = cache->used_bytes();
-      out.cache_hits = cached.hits;
-      out.cache_misses = cached.misses;
-      out.cache_evicted = cached.evicted;
-      out.cache_overdue = cached.overdue;
-    }
-    write_struct(counters, out);
+    write_struct(counters, counters_of(in));
     return {};
   });
 }

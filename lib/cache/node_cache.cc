@@ -259,15 +259,21 @@ void NodeCache::finish_chunk(EntryIndex entry, std::uint32_t chunk, bool ok) {
   step(ok ? Step::kChunkDone : Step::kChunkGivenBack);
 }
 
-std::optional<Clock::time_point> NodeCache::overdue_at(EntryIndex entry) const {
-  std::uint64_t oldest = UINT64_MAX;
+std::optional<NodeCache::Claim> NodeCache::oldest_claim(EntryIndex entry) const {
+  std::optional<Claim> oldest;
   for (std::uint32_t i = 0; i < mine_[entry].chunks; ++i) {
     const std::uint64_t is = word(entry, i).load();
-    if (state_of(is) == ChunkState::kClaimed && claimant_of(is) != options_.local)
-      oldest = std::min(oldest, claim_time_of(is));
+    if (state_of(is) != ChunkState::kClaimed || claimant_of(is) == options_.local) continue;
+    const Clock::time_point since{std::chrono::microseconds(claim_time_of(is))};
+    if (!oldest || since < oldest->since) oldest = Claim{claimant_of(is), since};
   }
-  if (oldest == UINT64_MAX) return std::nullopt;
-  return Clock::time_point(std::chrono::microseconds(oldest + 1)) + overdue_;
+  return oldest;
+}
+
+std::optional<Clock::time_point> NodeCache::overdue_at(EntryIndex entry) const {
+  const auto oldest = oldest_claim(entry);
+  if (!oldest) return std::nullopt;
+  return oldest->since + std::chrono::microseconds(1) + overdue_;
 }
 
 // ---------------------------------------------------------------- whom to tell

@@ -101,6 +101,12 @@ class NodeCache {
   void finish_chunk(EntryIndex entry, std::uint32_t chunk, bool ok);
   /// The oldest claim of another rank on the entry becomes overdue then; nothing if there is none.
   std::optional<Clock::time_point> overdue_at(EntryIndex entry) const;
+  /// The oldest claim of another rank on the entry: whose it is, and since when.
+  struct Claim {
+    std::uint32_t local = 0;
+    Clock::time_point since;
+  };
+  std::optional<Claim> oldest_claim(EntryIndex entry) const;
   /// A rank that sees chunks take long gives others that long, too, and never less than the options say.
   void give_time(Nanoseconds age) { overdue_ = std::max(options_.overdue, age); }
 

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "lib/core/core_state.h"
+#include "lib/telemetry/recorder.h"
 
 namespace cardea::core {
 
@@ -203,6 +204,16 @@ Result<FetchNumber> Core::fetch(const FetchSpec& spec, Clock::time_point now) {
   created.submitted = now;
   add_wants(created, of);
   created.spec.experts.clear();
+  if (options_.recorder != nullptr) {
+    const auto flags =
+        static_cast<std::uint8_t>((spec.gang ? telemetry::kGang : 0) | (spec.into_slots ? telemetry::kIntoSlots : 0) |
+                                  (spec.wants_views ? telemetry::kWantsViews : 0));
+    const auto deadline = spec.deadline ? spec.deadline->time_since_epoch().count() : 0;
+    options_.recorder->fetch(
+        now,
+        {.fetch = number, .version = spec.version, .layer = spec.layer, .urgency = static_cast<std::uint8_t>(spec.urgency)},
+        flags, spec.segments, static_cast<std::uint64_t>(deadline), spec.experts);
+  }
   of.open[spec.version] += static_cast<std::uint32_t>(created.wants.size());
   for (std::size_t i = 0; i < created.wants.size(); ++i) advance(created, i, now);
   queue_gang(created, now);
@@ -242,9 +253,20 @@ void Core::aim(Want& want, const SourceOption& source, bool into_slots) {
   if (into_slots && source.path == CARDEA_PATH_NODE_MAPPED) want.source.path = CARDEA_PATH_NODE_COPY;
 }
 
+telemetry::Outcome Core::outcome_of(const Fetch& of, const Want& want) {
+  return {.fetch = of.number,
+          .version = of.spec.version,
+          .layer = of.spec.layer,
+          .expert = want.expert,
+          .peer = want.source.rank,
+          .urgency = static_cast<std::uint8_t>(of.spec.urgency),
+          .path = static_cast<std::uint8_t>(want.source.path)};
+}
+
 void Core::make_ready(Fetch& of, std::size_t index, Clock::time_point now) {
   Want& want = of.wants[index];
   want.ready_after = now - of.submitted;
+  if (options_.recorder != nullptr) options_.recorder->ready(now, outcome_of(of, want), want.ready_after);
   if (of.spec.wants_views) {
     ++counters_.ready[want.source.path];
     of.move(want, Want::State::kReady);
@@ -271,6 +293,11 @@ void Core::fail(Fetch& of, std::size_t index, const Status& status, Clock::time_
   of.finished.push_back(index);
   ++of.failed;
   ++counters_.failed;
+  if (options_.recorder != nullptr) {
+    telemetry::Outcome outcome = outcome_of(of, want);
+    if (detail.peer != kNoRank) outcome.peer = detail.peer;
+    options_.recorder->failed(now, outcome, status.code());
+  }
   if (of.first_failure.ok()) of.first_failure = want.status;
   close_want(in, of.spec.version);
   progress(of);
@@ -348,7 +375,7 @@ std::vector<Delivery> Core::take(FetchNumber number, std::size_t max) {
           delivery.slab = from.slab;
         }
       }
-      views_.add(delivery.view) = View{of.spec.layer, want.expert, of.spec.version, want.transfer};
+      views_.add(delivery.view) = View{number, of.spec.layer, want.expert, of.spec.version, want.transfer};
     }
     deliveries.push_back(std::move(delivery));
   }
@@ -406,7 +433,7 @@ Result<ReleasedView> Core::release(ViewNumber number, Clock::time_point now) {
   views_.erase(number);
   close_want(layer(view.layer), view.version);
   if (view.transfer != 0) unpin(transfers_.at(view.transfer), now);
-  return ReleasedView{view.layer, view.expert};
+  return ReleasedView{view.fetch, view.layer, view.expert};
 }
 
 // ---------------------------------------------------------------- versions

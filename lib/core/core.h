@@ -35,6 +35,13 @@
 #include "lib/cache/node_cache.h"
 #include "lib/core/actions.h"
 #include "lib/core/number_map.h"
+#include "lib/core/outstanding.h"
+
+namespace cardea::telemetry {
+class Recorder;
+struct Outcome;
+struct Chunk;
+}  // namespace cardea::telemetry
 
 namespace cardea::core {
 
@@ -86,6 +93,7 @@ struct Delivery {
 
 /// What a view held, told when it is released.
 struct ReleasedView {
+  FetchNumber fetch = 0;
   LayerNumber layer = 0;
   ExpertIndex expert = 0;
 };
@@ -105,11 +113,12 @@ struct CoreCounters {
 struct CoreOptions {
   std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
   // For ablation, each can be switched off:
-  bool stagger = true;           // false: sources in the order of their numbers
-  bool network_first = true;     // false: what takes longest does not start first
-  bool side_by_side = true;      // false: one queue for all lanes, so that network and local copies take turns
-  LaneNumber copy_lane = 1;      // on which experts are copied out of the node cache
-  std::vector<Rank> node_ranks;  // of this rank's node, by local number in the node cache; without one, empty
+  bool stagger = true;                      // false: sources in the order of their numbers
+  bool network_first = true;                // false: what takes longest does not start first
+  bool side_by_side = true;                 // false: one queue for all lanes, so that network and local copies take turns
+  LaneNumber copy_lane = 1;                 // on which experts are copied out of the node cache
+  std::vector<Rank> node_ranks;             // of this rank's node, by local number in the node cache; without one, empty
+  telemetry::Recorder* recorder = nullptr;  // notes fetches, chunks and outcomes; must outlive the core
 };
 
 class Core {
@@ -182,6 +191,9 @@ class Core {
   const SourceOption* preferred_source(LayerNumber layer, ExpertIndex expert) const;
   /// Class of the most urgent transfer that has chunks to start on a lane.
   std::optional<Class> most_urgent_queued(LaneNumber lane) const { return lanes_[queue_of(lane)].most_urgent(); }
+  /// Every expert that a fetch still waits for, the oldest fetch first.
+  std::vector<Outstanding> outstanding() const;
+  std::vector<FetchNumber> open_fetches() const;  // those with anything outstanding, in order
   /// Chunks that some transport still works on.
   std::uint64_t chunks_in_flight() const { return chunks_in_flight_; }
   const CoreCounters& counters() const { return counters_; }
@@ -204,6 +216,7 @@ class Core {
   struct WantRef;
   struct Choice;
   struct View {
+    FetchNumber fetch = 0;
     LayerNumber layer = 0;
     ExpertIndex expert = 0;
     Version version = 0;
@@ -215,11 +228,15 @@ class Core {
   Layer& layer(LayerNumber number) const;
   Fetch& fetch_of(FetchNumber number) const;
 
+  // outstanding.cc
+  Outstanding outstanding_of(const Fetch& of, const Want& want) const;
+
   // core.cc: wants
   Choice choose(const Layer& layer, ExpertIndex expert, const FetchSpec& spec) const;
   Status check(const FetchSpec& spec, const Layer& layer);
   void add_wants(Fetch& fetch, const Layer& layer);
   void advance(Fetch& fetch, std::size_t want, Clock::time_point now);
+  static telemetry::Outcome outcome_of(const Fetch& of, const Want& want);
   static void aim(Want& want, const SourceOption& source, bool into_slots);
   void make_ready(Fetch& fetch, std::size_t want, Clock::time_point now);
   void fail(Fetch& fetch, std::size_t want, const Status& status, Clock::time_point now);
@@ -256,6 +273,7 @@ class Core {
   void pump(LaneNumber lane, Clock::time_point now);
   std::size_t held_classes(LaneNumber lane, Clock::time_point now);
   void start(Transfer& transfer, std::size_t chunk, LaneNumber lane, Class urgency, Clock::time_point now);
+  static telemetry::Chunk facts_of(const Transfer& transfer, std::size_t chunk);
   void take_off(Transfer& transfer);
 
   // cached.cc: transfers into the node cache

@@ -4,6 +4,7 @@
 
 #include "lib/core/core.h"
 #include "lib/core/core_state.h"
+#include "lib/telemetry/recorder.h"
 
 namespace cardea::core {
 
@@ -465,7 +466,22 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
   action.urgency = urgency;
   action.into = transfer.entry;
   if (transfer.origin != 0) action.from = transfers_.at(transfer.origin).entry;
+  if (options_.recorder != nullptr) options_.recorder->start(now, facts_of(transfer, index));
   actions_.push_back(action);
+}
+
+telemetry::Chunk Core::facts_of(const Transfer& transfer, std::size_t index) {
+  const Transfer::Chunk& chunk = transfer.chunks[index];
+  return {.number = Transfer::token(transfer.number, index),
+          .version = transfer.version,
+          .offset = chunk.range.offset,
+          .bytes = chunk.range.bytes,
+          .layer = transfer.layer,
+          .expert = transfer.expert,
+          .source = transfer.source.rank,
+          .lane = transfer.source.lane,
+          .urgency = static_cast<std::uint8_t>(chunk.urgency),
+          .path = static_cast<std::uint8_t>(transfer.source.path)};
 }
 
 void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point now) {
@@ -473,6 +489,9 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   Transfer& transfer = transfers_.at(number);
   Transfer::Chunk& chunk = transfer.chunks[Transfer::chunk_of(token)];
   const LaneNumber lane = transfer.source.lane;
+  if (options_.recorder != nullptr) {
+    options_.recorder->done(now, facts_of(transfer, Transfer::chunk_of(token)), now - chunk.started, status.code());
+  }
   lanes_[queue_of(lane)].finished(chunk.urgency);
   --chunks_in_flight_;
   --transfer.in_flight;

@@ -275,6 +275,27 @@ Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce an
   return {};
 }
 
+void Runtime::note_layer(const LayerRecord& layer, const std::vector<core::ExpertSources>& experts) {
+  if (!recorder_) return;
+  std::vector<Rank> homes;
+  cardea_path_t node_path = CARDEA_PATH_NONE;
+  for (const core::ExpertSources& expert : experts) {
+    homes.push_back(expert.home);
+    for (const core::SourceOption& option : expert.options) {
+      if (option.path != CARDEA_PATH_HOME && option.path != CARDEA_PATH_NETWORK)
+        node_path = std::max(node_path, option.path);
+    }
+  }
+  recorder_->layer(now(),
+                   {.layer = layer.number,
+                    .layer_id = layer.layer_id,
+                    .members = static_cast<std::uint32_t>(layer.others.size() + 1),
+                    .segments = static_cast<std::uint32_t>(layer.layout.count()),
+                    .expert_bytes = layer.layout.packed_bytes(),
+                    .node_path = static_cast<std::uint8_t>(node_path)},
+                   homes);
+}
+
 void Runtime::form_if_complete(LayerRecord& layer) {
   if (layer.formed || !layer.failure.ok() || layer.sources.size() != layer.others.size()) return;
   std::vector<core::ExpertSources> experts(layer.num_experts);
@@ -312,6 +333,7 @@ void Runtime::form_if_complete(LayerRecord& layer) {
     }
   }
   if (!layer.failure.ok()) return;
+  note_layer(layer, experts);
   core_.set_sources(layer.number, std::move(experts));
   layer.formed = true;
   for (const Rank rank : layer.left) core_.peer_left_layer(layer.number, rank, now());

@@ -83,8 +83,12 @@ Status Runtime::receive(Rank from, ByteView bytes) {
                       std::find(layer.others.begin(), layer.others.end(), from) != layer.others.end();
   if (!leaves && !layer.sources.contains(from))
     return Status::error(CARDEA_ERR_PROTOCOL, "rank {} speaks of layer {} before announcing itself", from, layer.layer_id);
-  if (const auto* notice = std::get_if<LayerNotice>(&*message))
+  if (const auto* notice = std::get_if<LayerNotice>(&*message)) {
+    if (recorder_) {
+      recorder_->told(now(), from, static_cast<std::uint32_t>(notice->notice.kind), layer.number, notice->notice.version);
+    }
     return core_.receive(layer.number, from, notice->notice, now());
+  }
   const Status& why = std::get<LayerLeft>(*message).why;
   if (layer.formed) {
     core_.peer_left_layer(layer.number, from, now());
@@ -112,6 +116,7 @@ Status Runtime::given_up(Rank from, const LayerRecord& layer, const Status& why)
 
 void Runtime::lose(Rank peer, const Status& why) {
   if (!lost_.emplace(peer, why.with_peer(peer)).second) return;
+  if (recorder_) recorder_->lost(now(), peer, departed_.contains(peer));
   for (const auto& [key, layer] : layers_) {
     if (layer->formed || !layer->failure.ok()) continue;
     if (std::find(layer->others.begin(), layer->others.end(), peer) != layer->others.end())
@@ -157,7 +162,12 @@ Result<transport::Lease> Runtime::lend(Rank asker, const transport::ExpertAddres
   layer.layout.for_each_piece(offset, bytes, [&](std::size_t segment, std::uint64_t at, std::uint64_t length) {
     lease.pieces.push_back({layer.local[segment][local->second] + at, length});
   });
-  leases_.emplace(lease.id, layer.number);
+  leases_.emplace(lease.id, Lent{layer.number, asker, expert.expert, now()});
+  if (recorder_) {
+    const telemetry::Chunk chunk{
+        .version = expert.version, .offset = offset, .bytes = bytes, .layer = layer.number, .expert = expert.expert};
+    recorder_->lend(now(), lease.id, chunk, asker);
+  }
   return lease;
 }
 
@@ -165,8 +175,9 @@ void Runtime::give_back(std::uint64_t lease, std::uint64_t bytes_sent) {
   const auto held = lock();
   const auto found = leases_.find(lease);
   if (found == leases_.end()) return;
-  const core::LayerNumber layer = found->second;
+  const core::LayerNumber layer = found->second.layer;
   leases_.erase(found);
+  if (recorder_) recorder_->give_back(now(), lease, bytes_sent);
   bytes_.network_sent += bytes_sent;
   core_.give_back(layer);
   dispatch();

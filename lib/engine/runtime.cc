@@ -21,14 +21,25 @@ std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
   return limits;
 }
 
+std::unique_ptr<telemetry::Recorder> make_recorder(const RuntimeOptions& options) {
+  if (options.record == 0) return nullptr;
+  return std::make_unique<telemetry::Recorder>(
+      telemetry::RecorderOptions{options.self, {"network-in", "node-copy"}, options.record});
+}
+
 }  // namespace
 
 Runtime::Runtime(Executor& executor, Observer& observer, RuntimeOptions options)
     : executor_(executor),
+      began_(executor.now()),
       observer_(observer),
       options_(std::move(options)),
       name_(std::to_string(options_.self)),
-      core_({.chunk_bytes = options_.chunk_bytes, .copy_lane = kNodeCopy, .node_ranks = options_.node_ranks},
+      recorder_(make_recorder(options_)),
+      core_({.chunk_bytes = options_.chunk_bytes,
+             .copy_lane = kNodeCopy,
+             .node_ranks = options_.node_ranks,
+             .recorder = recorder_.get()},
             lane_limits(options_), options_.cache) {}
 
 Runtime::~Runtime() = default;
@@ -239,6 +250,7 @@ Status Runtime::publish(LayerRecord& layer, Version version) {
   if (status.ok()) {
     stamps_.set(regions_, layer.stamp, version);
     for (const ExpertIndex expert : layer.announce.experts) layer.table[expert].version = version;
+    if (recorder_) recorder_->of_version(now(), telemetry::What::kPublish, layer.number, version);
   }
   dispatch();
   return status;
@@ -246,6 +258,7 @@ Status Runtime::publish(LayerRecord& layer, Version version) {
 
 Status Runtime::finish(LayerRecord& layer, Version version) {
   const Status status = core_.finish(layer.number, version, now());
+  if (recorder_ && status.ok()) recorder_->of_version(now(), telemetry::What::kFinish, layer.number, version);
   dispatch();
   return status;
 }
@@ -253,6 +266,7 @@ Status Runtime::finish(LayerRecord& layer, Version version) {
 Status Runtime::collect(LayerRecord& layer, Version version) {
   const Status status = core_.collect(layer.number, version);
   if (status.ok()) stamps_.set(regions_, layer.stamp, kNoVersion);
+  if (recorder_ && status.ok()) recorder_->of_version(now(), telemetry::What::kCollect, layer.number, version);
   dispatch();
   return status;
 }
@@ -312,12 +326,16 @@ std::vector<Runtime::Delivered> Runtime::take(LayerRecord& layer, core::FetchNum
     enter_in_table(layer, version, delivery, spot);
     delivered.push_back({std::move(delivery), spot});
   }
+  if (recorder_ && !delivered.empty())
+    recorder_->of_fetch(now(), telemetry::What::kTake, fetch, static_cast<std::uint32_t>(delivered.size()));
   return delivered;
 }
 
 Status Runtime::release(core::ViewNumber view) {
-  Result<core::ReleasedView> released = core_.release(view, now());
+  const Clock::time_point when = now();
+  Result<core::ReleasedView> released = core_.release(view, when);
   if (!released.ok()) return released.status();
+  if (recorder_) recorder_->release(when, released->fetch, released->expert);
   LayerRecord& layer = *by_number_.at(released->layer);
   if (!layer.local_of.contains(released->expert) && --layer.table_views[released->expert] == 0) {
     cardea_expert_entry_t& entry = layer.table[released->expert];
@@ -331,22 +349,28 @@ Status Runtime::release(core::ViewNumber view) {
 }
 
 void Runtime::cancel(core::FetchNumber fetch, const Status& why) {
+  if (recorder_) recorder_->of_fetch(now(), telemetry::What::kCancel, fetch);
   core_.cancel(fetch, why, now());
   dispatch();
 }
 
 void Runtime::cancel_all(const Status& why) {
+  if (recorder_) {
+    for (const core::FetchNumber fetch : core_.open_fetches()) recorder_->of_fetch(now(), telemetry::What::kCancel, fetch);
+  }
   core_.cancel_all(why, now());
   dispatch();
 }
 
 void Runtime::destroy_fetch(core::FetchNumber fetch) {
+  if (recorder_) recorder_->of_fetch(now(), telemetry::What::kDestroy, fetch);
   core_.destroy(fetch, now());
   dispatch();
 }
 
 bool Runtime::would_deadlock(core::FetchNumber fetch, const std::set<core::FetchNumber>& waited_for) {
   const bool stuck = core_.would_deadlock(fetch, waited_for, now());
+  if (recorder_ && core_.has_actions()) recorder_->of_fetch(now(), telemetry::What::kWait, fetch);
   dispatch();
   return stuck;
 }

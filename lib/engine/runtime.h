@@ -20,10 +20,12 @@
 
 #include "lib/base/executor.h"
 #include "lib/core/core.h"
+#include "lib/engine/dump.h"
 #include "lib/engine/layer_record.h"
 #include "lib/engine/messages.h"
 #include "lib/engine/regions.h"
 #include "lib/engine/stamps.h"
+#include "lib/telemetry/recorder.h"
 #include "lib/transport/transport.h"
 
 namespace cardea::engine {
@@ -44,6 +46,7 @@ struct RuntimeOptions {
   std::uint32_t chunks_in_flight = 8;
   cache::NodeCache* cache = nullptr;  // this rank's hand on its node's; must outlive the runtime
   std::vector<Rank> node_ranks;       // by local number in the cache
+  std::size_t record = 0;             // records that the recorder's ring holds; 0: none is made
   /// Brings in memory of the cache's payload before it is written for the first time; unset: all of it is there.
   std::function<Status(std::uint64_t offset, std::uint64_t bytes)> back;
 };
@@ -130,6 +133,12 @@ class Runtime final : public transport::Listener {
   bool alive(Rank rank) const { return !lost_.contains(rank); }
   const ByteCounters& bytes() const { return bytes_; }
 
+  // ---- telemetry; null if nothing is recorded
+  telemetry::Recorder* recorder() { return recorder_.get(); }
+  Clock::time_point began() const { return began_; }
+  /// What it waits for now, and what happened last. Without a recorder, nothing of the latter.
+  Dump take_dump() const;
+
   /// Says goodbye to everyone it has talked to. `then` closes the transports; it runs on the executor behind all that is
   /// queued for them. (Work that the caller posts itself may overtake it: an executor keeps the order of one thread's work,
   /// not of two's.)
@@ -172,6 +181,7 @@ class Runtime final : public transport::Listener {
   void replay_early(std::shared_ptr<LayerRecord> layer);
   Status receive_announce(Rank from, LayerRecord& layer, LayerAnnounce announce);
   void form_if_complete(LayerRecord& layer);
+  void note_layer(const LayerRecord& layer, const std::vector<core::ExpertSources>& experts);
   void let_go_of(Rank owner, RegionNumber region);
 
   // peers.cc
@@ -181,12 +191,14 @@ class Runtime final : public transport::Listener {
   void lose(Rank peer, const Status& why);
 
   Executor& executor_;
+  const Clock::time_point began_;
   Observer& observer_;
   RuntimeOptions options_;
   std::string name_;  // for the log
   std::vector<transport::Transport*> route_;
 
   std::mutex mutex_;
+  std::unique_ptr<telemetry::Recorder> recorder_;  // before the core, which notes into it
   core::Core core_;
   Regions regions_;
   Stamps stamps_;
@@ -198,7 +210,13 @@ class Runtime final : public transport::Listener {
   std::size_t early_bytes_ = 0;
   std::deque<LayerKey> ended_;  // the last ones, whose late messages are dropped
   std::unordered_map<core::ChunkNumber, InFlight> in_flight_;
-  std::map<std::uint64_t, core::LayerNumber> leases_;
+  struct Lent {
+    core::LayerNumber layer = 0;
+    Rank to = kNoRank;
+    ExpertIndex expert = 0;
+    Clock::time_point since;
+  };
+  std::map<std::uint64_t, Lent> leases_;
   std::uint64_t next_lease_ = 1;
   std::map<Rank, Status> lost_;
   std::set<Rank> departed_;

@@ -253,7 +253,28 @@ static void one_version(struct job* job, uint64_t version, int nodes) {
   MUST(cardea_collect(job->layer, version, NULL, CARDEA_FOREVER));
 }
 
+static void check_telemetry(cardea_context_t context) {
+  uint32_t count = 0;
+  MUST(cardea_traffic_query(context, NULL, 0, &count));
+  CHECK(count >= 1);
+  cardea_traffic_t row = CARDEA_TRAFFIC_INIT;
+  MUST(cardea_traffic_query(context, &row, 1, &count));
+  CHECK(row.chunks_done == row.chunks_started && row.chunks_failed == 0 && row.bytes != 0);
+  CHECK(strcmp(cardea_class_string(CARDEA_CLASS_DEMAND), "demand") == 0);
+  size_t needed = 0;
+  MUST(cardea_metrics_text(context, NULL, 0, &needed));
+  char* text = malloc(needed + 4096);
+  CHECK(text != NULL);
+  MUST(cardea_metrics_text(context, text, needed + 4096, &needed));
+  CHECK(strlen(text) + 1 == needed && strstr(text, "# TYPE cardea_ready_seconds histogram\n") != NULL);
+  free(text);
+  char head[32];
+  MUST(cardea_dump_text(context, "before leaving", head, sizeof(head), &needed));
+  CHECK(strncmp(head, "cardea dump: before leaving\n", 28) == 0);
+}
+
 static void leave(struct job* job, int nodes) {
+  check_telemetry(job->context);
   cardea_counters_t counters = CARDEA_COUNTERS_INIT;
   MUST(cardea_counters_query(job->context, &counters));
   CHECK(counters.experts_home == 3 * kLocal && counters.experts_failed == 0);

@@ -176,6 +176,17 @@ TEST(CardeaHpp, AViewThatIsMovedOutOfTheRangeStaysOpen) {
   home.layer.finish(1);
 }
 
+TEST(CardeaHpp, MetricsAndDumpsComeWhole) {
+  HomeLayer home(2);
+  EXPECT_TRUE(home.job.traffic().empty()) << "nothing has moved";
+  const std::string metrics = home.job.metrics();
+  EXPECT_EQ(metrics.rfind("# HELP cardea_info ", 0), 0u) << metrics;
+  EXPECT_TRUE(metrics.ends_with("\n"));
+  const std::string dump = home.job.dump("for a test");
+  EXPECT_EQ(dump.rfind("cardea dump: for a test\n", 0), 0u) << dump;
+  EXPECT_TRUE(dump.ends_with("\nend of dump\n")) << dump;
+}
+
 TEST(CardeaHpp, PollingIsNoException) {
   HomeLayer home(1);
   home.layer.publish(1);

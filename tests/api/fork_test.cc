@@ -67,6 +67,10 @@ TEST(Fork, EveryCallWithTheParentsHandlesIsRefusedInTheChildAndTheParentGoesOn) 
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_event_descriptor(context, &descriptor));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_event_clear(context));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_counters_query(context, &counters));
+                std::size_t needed = 0;
+                EXPECT_REFUSED(forked, ({"parent"}), cardea_traffic_query(context, nullptr, 0, &count));
+                EXPECT_REFUSED(forked, ({"parent"}), cardea_metrics_text(context, nullptr, 0, &needed));
+                EXPECT_REFUSED(forked, ({"parent"}), cardea_dump_text(context, "", nullptr, 0, &needed));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_group_create(context, nullptr, 0, &group));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_memory_alloc(context, 64, CARDEA_MEMORY_HOST, &memory));
                 EXPECT_REFUSED(forked, ({"parent"}),

@@ -123,6 +123,10 @@ TEST(Misuse, HandlesThatAreZeroUnknownOrOfAnotherKindTouchNothing) {
         EXPECT_REFUSED(bad, ({"context handle"}), cardea_event_descriptor(wrong, &descriptor));
         EXPECT_REFUSED(bad, ({"context handle"}), cardea_event_clear(wrong));
         EXPECT_REFUSED(bad, ({"context handle"}), cardea_counters_query(wrong, &counters));
+        std::size_t needed = 0;
+        EXPECT_REFUSED(bad, ({"context handle"}), cardea_traffic_query(wrong, nullptr, 0, &count));
+        EXPECT_REFUSED(bad, ({"context handle"}), cardea_metrics_text(wrong, nullptr, 0, &needed));
+        EXPECT_REFUSED(bad, ({"context handle"}), cardea_dump_text(wrong, "", nullptr, 0, &needed));
         EXPECT_REFUSED(bad, ({"context handle"}), cardea_group_create(wrong, nullptr, 0, &group));
         EXPECT_REFUSED(bad, ({"context handle"}), cardea_memory_alloc(wrong, 64, CARDEA_MEMORY_HOST, &memory));
         EXPECT_REFUSED(bad, ({"context handle"}),
@@ -286,6 +290,10 @@ TEST(Misuse, EveryStructsSizeIsChecked) {
                                     [&](auto* s) { return cardea_rank_query(context, 0, s); });
     check_sizes<cardea_counters_t>("counters", CARDEA_COUNTERS_INIT, false,
                                    [&](auto* s) { return cardea_counters_query(context, s); });
+    check_sizes<cardea_traffic_t>("rows[0]", CARDEA_TRAFFIC_INIT, false, [&](auto* s) {
+      std::uint32_t count = 0;
+      return cardea_traffic_query(context, s, 1, &count);
+    });
     check_sizes<cardea_group_info_t>("info", CARDEA_GROUP_INFO_INIT, false,
                                      [&](auto* s) { return cardea_group_query(rank.job.all, s); });
     check_sizes<cardea_memory_info_t>("info", CARDEA_MEMORY_INFO_INIT, false,

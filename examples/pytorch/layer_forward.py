@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import socket
-import subprocess
 import sys
-import time
 from typing import Any, Dict, List
 
 import torch
@@ -25,7 +22,7 @@ import torch.distributed as dist
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import cardea  # noqa: E402
-from moe_layer import experts, reference, report, routing, shapes, timing, ways  # noqa: E402
+from moe_layer import experts, launch, reference, report, routing, shapes, timing, ways  # noqa: E402
 
 WAYS = ("pure", "cardea", "all-to-all", "per choice")
 
@@ -59,33 +56,6 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     except ValueError as error:
         parser.error(str(error))
     return options
-
-
-def launch(options: argparse.Namespace, arguments: List[str]) -> int:
-    """Starts this program as several ranks of this machine; the first failure ends them all."""
-    count = options.ranks or torch.cuda.device_count() or 2
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    started = [
-        subprocess.Popen(
-            [sys.executable, os.path.abspath(__file__), *arguments],
-            env={**os.environ, "RANK": str(r), "LOCAL_RANK": str(r), "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
-        )
-        for r in range(count)
-    ]
-    failed = 0
-    try:
-        while not failed and any(process.poll() is None for process in started):
-            time.sleep(0.05)
-            failed = next((process.returncode for process in started if process.returncode), 0)
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.terminate()
-        codes = [process.wait() for process in started]
-    failed = failed or next((code for code in codes if code), 0)
-    return failed if failed >= 0 else 128 - failed  # of a signal, as shells have it
 
 
 class Progress:
@@ -182,7 +152,7 @@ def run(options: argparse.Namespace, context: cardea.Context, device: torch.devi
 def main() -> int:
     options = parse(sys.argv[1:])
     if "RANK" not in os.environ:
-        return launch(options, sys.argv[1:])
+        return launch.launch(__file__, options.ranks or torch.cuda.device_count() or 2, sys.argv[1:])
     gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if gpu else torch.device("cpu")
     if gpu:

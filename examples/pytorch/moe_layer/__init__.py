@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One MoE layer, computed in several ways that share all arithmetic; what layer_forward.py measures.
 
+launch     ranks of this machine, where no launcher starts them
 shapes     layers of published models, by name
 routing    which experts the tokens choose
 rows       tokens sorted by expert

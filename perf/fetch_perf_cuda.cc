@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: Apache-2.0
+// Experts from one GPU of this machine to another, by Cardea and by what it is compared with, in one table: a bare loop of
+// the same copies over CUDA IPC (the limit), one batch of them, a copy kernel, NCCL's send and receive called directly (also
+// with NCCL_P2P_USE_CUDA_MEMCPY=1), and cudaMemcpyPeerAsync. One way, and both ways at once.
+//
+// Two processes, one for each GPU. Every way runs in two fresh processes of its own, so that none has contexts or buffers of
+// another beside it. A row's time goes from the first call to the moment when the receiver's host knows that all bytes have
+// come; "host" is the part of it before the wait. Slots are poisoned before and compared after; #wrong counts bytes.
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "perf/cuda/mover.h"
+
+namespace cardea::perf {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr int kSkipped = 77;
+const char* const kLimit = "ipc-copy";
+
+struct Settings {
+  std::size_t least = 1 << 20, most = 256 << 20;
+  unsigned factor = 4;
+  std::size_t many_bytes = 9437184;  // an expert of Qwen3-30B-A3B
+  std::vector<unsigned> many_segments{1, 3};
+  unsigned many = 64;
+  unsigned warmup = 5, iterations = 50;
+  std::vector<std::string> ways = mover_names();
+  std::string json;
+};
+
+struct Row {
+  double p50 = 0, p99 = 0, host = 0;  // seconds, one way
+  double both = 0;                    // seconds, both ways, the slower rank's median
+  std::uint64_t wrong = 0;
+};
+
+double percentile(std::vector<double> values, double share) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<std::size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
+}
+
+std::vector<Load> loads(const Settings& settings) {
+  std::vector<Load> all;
+  for (std::size_t bytes = settings.least; bytes <= settings.most; bytes *= settings.factor) all.push_back({bytes, 1, 1});
+  if (settings.many > 1)
+    for (const unsigned segments : settings.many_segments)
+      all.push_back({settings.many_bytes / (48 * segments) * 48 * segments, settings.many, segments});
+  return all;
+}
+
+/// A size's iterations: fewer of the large ones.
+unsigned iterations(const Settings& settings, const Load& load) {
+  const double total = static_cast<double>(load.bytes) * load.experts;
+  return std::max(10u, std::min(settings.iterations, static_cast<unsigned>(16e9 / total)));
+}
+
+/// Both ranks run this; rank 1 receives one way.
+Row measure(Mover& mover, Link& link, const Settings& settings, const Load& load) {
+  Row row;
+  const bool receiver = link.rank() == 1;
+  const unsigned count = iterations(settings, load);
+  std::vector<double> times, hosts;
+  unsigned half = 0;
+  const auto transfer = [&](bool both, bool keep) {
+    half = 1 - half;
+    const auto start = Clock::now();
+    if (receiver || both)
+      mover.receive(half, both);
+    else
+      mover.serve(half);
+    const auto queued = Clock::now();
+    if (!receiver && !both && keep) return;  // a sender runs ahead of its receiver
+    mover.finish();
+    if (!keep) return;
+    times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    hosts.push_back(std::chrono::duration<double>(queued - start).count());
+  };
+  const auto checked = [&](bool both) {
+    if (receiver || both) mover.poison();
+    link.meet();
+    transfer(both, false);
+    if (receiver || both) row.wrong += mover.wrong(half);
+    link.meet();
+  };
+  for (const bool both : {false, true}) {
+    checked(both);
+    for (unsigned i = 0; i < settings.warmup; ++i) transfer(both, false);
+    link.meet();
+    times.clear();
+    hosts.clear();
+    for (unsigned i = 0; i < count; ++i) transfer(both, true);
+    mover.finish();
+    link.meet();
+    if (times.empty()) {
+      // sent only
+    } else if (both) {
+      row.both = percentile(times, 0.5);
+    } else {
+      row.p50 = percentile(times, 0.5);
+      row.p99 = percentile(times, 0.99);
+      row.host = percentile(hosts, 0.5);
+    }
+    checked(both);
+  }
+  const Row other = link.swap(row);
+  row.both = std::max(row.both, other.both);
+  row.wrong += other.wrong;
+  return row;
+}
+
+/// One rank's process: rows to `out`, one after the other.
+void run_rank(const std::string& way, unsigned rank, int link_end, int out, const Settings& settings) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  prepare_process(way);
+  Link link(link_end, rank);
+  int devices = 0;
+  check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+  check_cuda(cudaSetDevice(devices > 1 ? static_cast<int>(rank) : 0), "cudaSetDevice");
+  for (const Load& load : loads(settings)) {
+    const std::unique_ptr<Mover> mover = make_mover(way, link, load);
+    const Row row = measure(*mover, link, settings, load);
+    if (rank == 1 && ::write(out, &row, sizeof row) != sizeof row) throw std::runtime_error("the parent has gone");
+  }
+}
+
+/// A way's rows, for as many loads as it got through.
+std::vector<Row> run_way(const std::string& way, const Settings& settings) {
+  int link[2], result[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, link) != 0 || pipe(result) != 0)
+    throw std::runtime_error("no socket pair");
+  pid_t ranks[2];
+  for (unsigned rank = 0; rank < 2; ++rank) {
+    // A rank must not hold the other's end, else it would not see it go.
+    std::fflush(nullptr);
+    const int mine = link[rank];
+    ranks[rank] = fork();
+    if (ranks[rank] < 0) throw std::runtime_error("fork failed");
+    if (ranks[rank] == 0) {
+      ::close(link[1 - rank]);
+      ::close(result[0]);
+      int code = 0;
+      try {
+        run_rank(way, rank, mine, result[1], settings);
+      } catch (const std::exception& error) {
+        std::fprintf(stderr, "%s, rank %u: %s\n", way.c_str(), rank, error.what());
+        code = 1;
+      }
+      _exit(code);
+    }
+  }
+  ::close(link[0]);
+  ::close(link[1]);
+  ::close(result[1]);
+  std::vector<Row> rows;
+  for (Row row; ::read(result[0], &row, sizeof row) == sizeof row;) {
+    rows.push_back(row);
+    if (isatty(STDERR_FILENO))
+      std::fprintf(stderr, "\r\033[K%s: %zu of %zu", way.c_str(), rows.size(), loads(settings).size());
+  }
+  if (isatty(STDERR_FILENO)) std::fprintf(stderr, "\r\033[K");
+  ::close(result[0]);
+  for (const pid_t rank : ranks) waitpid(rank, nullptr, 0);
+  return rows;
+}
+
+void print(const Load& load, const std::map<std::string, Row>& rows, const Settings& settings) {
+  const double total = static_cast<double>(load.bytes) * load.experts;
+  const auto limit = rows.find(kLimit);
+  for (const std::string& way : settings.ways) {
+    const auto found = rows.find(way);
+    if (found == rows.end()) continue;
+    const Row& row = found->second;
+    std::printf("%12zu %8u %5u %-12s %10.1f %10.1f %8.2f %8.1f", load.bytes, load.experts, load.segments, way.c_str(),
+                row.p50 * 1e6, row.p99 * 1e6, row.host * 1e6 / load.experts, total / row.p50 / 1e9);
+    limit != rows.end() ? std::printf(" %8.2f", limit->second.p50 / row.p50) : std::printf(" %8s", "-");
+    std::printf(" | %10.1f %8.1f", row.both * 1e6, total / row.both / 1e9);
+    limit != rows.end() ? std::printf(" %8.2f", limit->second.both / row.both) : std::printf(" %8s", "-");
+    std::printf(" | %8llu\n", static_cast<unsigned long long>(row.wrong));
+  }
+}
+
+void write_json(const Settings& settings, const std::vector<Load>& all,
+                const std::vector<std::map<std::string, Row>>& table) {
+  nlohmann::json rows = nlohmann::json::array();
+  for (std::size_t i = 0; i < all.size(); ++i)
+    for (const auto& [way, row] : table[i])
+      rows.push_back({{"way", way},
+                      {"bytes", all[i].bytes},
+                      {"experts", all[i].experts},
+                      {"segments", all[i].segments},
+                      {"seconds_p50", row.p50},
+                      {"seconds_p99", row.p99},
+                      {"host_seconds", row.host},
+                      {"both_ways_seconds_p50", row.both},
+                      {"wrong", row.wrong}});
+  std::ofstream(settings.json) << nlohmann::json{{"rows", rows}}.dump(1) << "\n";
+}
+
+int run(const Settings& settings) {
+  const std::vector<Load> all = loads(settings);
+  std::vector<std::map<std::string, Row>> table(all.size());
+  bool failed = false;
+  for (const std::string& way : settings.ways) {
+    const std::vector<Row> rows = run_way(way, settings);
+    failed |= rows.size() != all.size();
+    for (std::size_t i = 0; i < rows.size(); ++i) table[i][way] = rows[i];
+  }
+  std::printf("GPU to GPU, two processes; medians; algbw each way; \"of limit\": of %s, a bare loop of the same copies\n\n",
+              kLimit);
+  std::printf("%12s %8s %5s %-12s %10s %10s %8s %8s %8s | %10s %8s %8s | %8s\n", "expert", "experts", "segs", "way",
+              "one way", "p99", "host", "algbw", "of limit", "both ways", "algbw", "of limit", "#wrong");
+  std::printf("%12s %8s %5s %-12s %10s %10s %8s %8s %8s | %10s %8s %8s | %8s\n", "bytes", "", "", "", "us", "us", "us/exp.",
+              "GB/s", "", "us", "GB/s", "", "bytes");
+  std::uint64_t wrong = 0;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    print(all[i], table[i], settings);
+    for (const auto& [way, row] : table[i]) wrong += row.wrong;
+  }
+  if (!settings.json.empty()) write_json(settings, all, table);
+  if (wrong != 0) std::printf("\nFAILED: %llu bytes are wrong\n", static_cast<unsigned long long>(wrong));
+  if (failed) std::printf("\nnot every way got through: see above\n");
+  return wrong != 0 || failed ? 1 : 0;
+}
+
+/// In a child: a process that has used CUDA cannot be forked.
+bool gpu_is_there() {
+  const pid_t child = fork();
+  if (child == 0) {
+    int devices = 0;
+    const cudaError_t status = cudaGetDeviceCount(&devices);
+    if (status != cudaSuccess) std::fprintf(stderr, "%s\n", cudaGetErrorString(status));
+    _exit(status == cudaSuccess && devices > 0 ? 0 : 1);
+  }
+  int status = 0;
+  return waitpid(child, &status, 0) == child && status == 0;
+}
+
+}  // namespace
+}  // namespace cardea::perf
+
+int main(int argc, char** argv) {
+  cardea::perf::Settings settings;
+  CLI::App app("Experts from GPU to GPU: Cardea beside the limit and beside NCCL, in one run");
+  app.add_option("-b,--minbytes", settings.least, "smallest expert")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("-e,--maxbytes", settings.most, "largest expert")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("-f,--stepfactor", settings.factor, "from one size to the next")
+      ->check(CLI::Range(2, 1024))
+      ->capture_default_str();
+  app.add_option("-n,--iters", settings.iterations, "transfers of each size, at most")
+      ->check(CLI::Range(10, 100000))
+      ->capture_default_str();
+  app.add_option("-w,--warmup_iters", settings.warmup, "transfers before them")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--experts", settings.many, "experts of the transfer of many; 1: no such rows")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--expert-bytes", settings.many_bytes, "size of each of them")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--segments", settings.many_segments, "segments of each of them, one set of rows for each number")
+      ->check(CLI::Range(1, 16))
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--ways", settings.ways, "which ways, in this order")
+      ->check(CLI::IsMember(cardea::perf::mover_names()))
+      ->delimiter(',')
+      ->capture_default_str();
+  app.add_option("--json", settings.json, "also write the table to this file");
+  app.add_option("--memory", "cuda: the only kind here")->check(CLI::IsMember({"cuda"}));
+  CLI11_PARSE(app, argc, argv);
+  if (settings.least < 16 || settings.least % 16 != 0 || settings.many_bytes < 48 * 16) {
+    std::fprintf(stderr, "fetch_perf_cuda: sizes are multiples of 16 bytes\n");
+    return 2;
+  }
+  if (!cardea::perf::gpu_is_there()) {
+    std::fprintf(stderr, "skipped: no GPU here\n");
+    return cardea::perf::kSkipped;
+  }
+  try {
+    return cardea::perf::run(settings);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "fetch_perf_cuda: %s\n", error.what());
+    return 1;
+  }
+}

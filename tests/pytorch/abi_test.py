@@ -23,6 +23,7 @@ c = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(c)
 
 C_TYPES = {
+    ctypes.c_char: "char",
     ctypes.c_char_p: "const char *",
     ctypes.c_int: "int",
     ctypes.c_uint8: "uint8_t",

@@ -319,6 +319,11 @@ class Together(Case):
                 layer.collect(1, timeout=120)
                 counters = job.counters()
                 self.assertEqual(counters["experts_home"], 2)
+                network = [row for row in job.traffic() if row.path == cardea.Path.NETWORK]
+                self.assertTrue(network and all(row.urgency == cardea.Class.DEMAND and row.chunks_done for row in network))
+                self.assertGreaterEqual(sum(row.bytes for row in network), counters["bytes_network_received"])
+                self.assertIn("# TYPE cardea_", job.metrics())
+                self.assertIn("the test asks", job.dump("the test asks"))
                 self.assertEqual(counters["experts_failed"], 0)
                 ranks.barrier(store, "done", 4)
 

@@ -22,8 +22,8 @@ Threads: as in C, any thread may call anything. Durations are seconds, None wait
 exceptions of CardeaError's family, which carry peer, layer, expert and path.
 """
 from . import errors
-from ._c import Dtype, MemoryKind, Path, Status
-from .context import Context, RankInfo, VersionInfo, unique_id, version
+from ._c import Class, Dtype, MemoryKind, Path, Status
+from .context import Context, RankInfo, Traffic, VersionInfo, unique_id, version
 from .errors import (
     AuthenticationError,
     BusyError,
@@ -55,10 +55,10 @@ from .memory import Memory, Slab
 from .tensors import ExpertTensor, Segment
 
 __all__ = [
-    "AuthenticationError", "BusyError", "CanceledError", "CardeaError", "ConfigurationError", "Context", "DeviceError", "Dtype",
+    "AuthenticationError", "BusyError", "CanceledError", "CardeaError", "Class", "ConfigurationError", "Context", "DeviceError", "Dtype",
     "ExpelledError", "ExpertInfo", "ExpertTensor", "Fetch", "ForkedError", "Group", "InternalError", "InvalidArgumentError",
     "InvalidHandleError", "Layer", "LimitError", "Memory", "MemoryKind", "MismatchError", "NoMemoryError", "Path",
     "PeerLostError", "ProtocolError", "RankInfo", "ReleasedError", "Segment", "Slab", "StaleError", "Status",
-    "SystemCallError", "TableEntry", "TimedOutError", "TransportError", "UnsupportedError", "VersionInfo", "View",
+    "SystemCallError", "TableEntry", "TimedOutError", "Traffic", "TransportError", "UnsupportedError", "VersionInfo", "View",
     "WouldDeadlockError", "errors", "release", "unique_id", "version",
 ]  # fmt: skip

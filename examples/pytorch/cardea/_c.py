@@ -81,6 +81,15 @@ class Dtype(enum.IntEnum):
     INT8 = 7
 
 
+class Class(enum.IntEnum):
+    """Urgency of a transfer, most urgent first."""
+
+    DEMAND = 0
+    GRADIENT = 1
+    PREFETCH = 2
+    PLACEMENT = 3
+
+
 class FetchFlags(enum.IntFlag):
     DEFAULT = 0
     GANG = 1
@@ -94,6 +103,7 @@ ENUMS: List[Tuple[str, str, Any]] = [
     ("cardea_bootstrap_t", "CARDEA_BOOTSTRAP_", Bootstrap),
     ("cardea_memory_kind_t", "CARDEA_MEMORY_", MemoryKind),
     ("cardea_dtype_t", "CARDEA_DTYPE_", Dtype),
+    ("cardea_class_t", "CARDEA_CLASS_", Class),
     ("cardea_fetch_flags_t", "CARDEA_FETCH_", FetchFlags),
 ]
 
@@ -228,6 +238,20 @@ class Counters(ctypes.Structure):
         ("cache_evicted", c_uint64),
         ("cache_bypassed", c_uint64),
         ("cache_overdue", c_uint64),
+    ]
+
+
+class Traffic(ctypes.Structure):
+    _fields_ = [
+        ("size", c_size_t),
+        ("lane", c_char * 32),
+        ("urgency", c_int),
+        ("path", c_int),
+        ("chunks_started", c_uint64),
+        ("chunks_done", c_uint64),
+        ("chunks_failed", c_uint64),
+        ("bytes", c_uint64),
+        ("nanoseconds", c_uint64),
     ]
 
 
@@ -407,6 +431,7 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "cardea_context_info_t": ContextInfo,
     "cardea_rank_info_t": RankInfo,
     "cardea_counters_t": Counters,
+    "cardea_traffic_t": Traffic,
     "cardea_group_info_t": GroupInfo,
     "cardea_memory_info_t": MemoryInfo,
     "cardea_segment_t": Segment,
@@ -439,6 +464,10 @@ FUNCTIONS: Dict[str, List[Any]] = {
     "cardea_event_descriptor": [Context, POINTER(c_int)],
     "cardea_event_clear": [Context],
     "cardea_counters_query": [Context, POINTER(Counters)],
+    "cardea_class_string": [c_int],
+    "cardea_traffic_query": [Context, POINTER(Traffic), c_uint32, POINTER(c_uint32)],
+    "cardea_metrics_text": [Context, POINTER(c_char), c_size_t, POINTER(c_size_t)],
+    "cardea_dump_text": [Context, c_char_p, POINTER(c_char), c_size_t, POINTER(c_size_t)],
     "cardea_group_create": [Context, POINTER(c_uint32), c_uint32, POINTER(Group)],
     "cardea_group_destroy": [Group],
     "cardea_group_query": [Group, POINTER(GroupInfo)],
@@ -466,7 +495,7 @@ FUNCTIONS: Dict[str, List[Any]] = {
     "cardea_fetch_destroy": [Fetch],
     "cardea_release": [POINTER(View), c_uint32],
 }
-STRINGS = ("cardea_status_string", "cardea_path_string")
+STRINGS = ("cardea_status_string", "cardea_path_string", "cardea_class_string")
 
 S = TypeVar("S", bound=ctypes.Structure)
 

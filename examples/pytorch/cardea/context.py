@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 import torch
 
 from . import _c
-from ._c import Bootstrap, Status
+from ._c import Bootstrap, Class, Path, Status
 from ._handles import Resource, Root, nanoseconds
 from .errors import call, error_of
 from .layer import Group
@@ -58,6 +58,20 @@ class RankInfo:
     alive: bool
     host: str
     transport: str  # "self", "shm" or "ucx"
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Chunks that this rank has moved on one lane, in one class, by one path."""
+
+    lane: str
+    urgency: Class
+    path: Path
+    chunks_started: int
+    chunks_done: int
+    chunks_failed: int
+    bytes: int
+    nanoseconds: int  # on the way, summed: they overlap
 
 
 class Context:
@@ -233,6 +247,38 @@ class Context:
         info = _c.init(_c.Counters)
         call("cardea_counters_query", self._root.handle, ctypes.byref(info))
         return _c.numbers(info)
+
+    def traffic(self) -> List[Traffic]:
+        """Of each lane, class and path that has carried anything since this rank joined."""
+        count = ctypes.c_uint32()
+        while True:
+            rows = (_c.Traffic * (count.value + 8))()  # more may come meanwhile
+            for row in rows:
+                row.size = ctypes.sizeof(_c.Traffic)
+            call("cardea_traffic_query", self._root.handle, rows, len(rows), ctypes.byref(count))
+            if count.value <= len(rows):
+                break
+        numbers = ("chunks_started", "chunks_done", "chunks_failed", "bytes", "nanoseconds")
+        return [
+            Traffic(row.lane.decode(), Class(row.urgency), Path(row.path), *(getattr(row, name) for name in numbers))
+            for row in rows[: count.value]
+        ]
+
+    def metrics(self) -> str:
+        """All counters in Prometheus's text format, to be served as they are."""
+        return self._text("cardea_metrics_text")
+
+    def dump(self, reason: str = "") -> str:
+        """What this rank waits for now, which rank is at fault, and what happened last."""
+        return self._text("cardea_dump_text", reason.encode())
+
+    def _text(self, name: str, *arguments: Any) -> str:
+        needed = ctypes.c_size_t(4096)
+        while True:
+            text = ctypes.create_string_buffer(needed.value + 1024)  # it may grow meanwhile
+            call(name, self._root.handle, *arguments, text, len(text), ctypes.byref(needed))
+            if needed.value <= len(text):
+                return text.value.decode()
 
     def fileno(self) -> int:
         """A descriptor that polls readable when an expert became ready, a collect completed or a peer was lost since the last

@@ -5,13 +5,14 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: tests/run.sh [--preset NAME]... [--lint] [-j JOBS] [-R REGEX]
+usage: tests/run.sh [--preset NAME]... [--lint] [--gpu] [-j JOBS] [-R REGEX]
 
 Installs what is missing (Debian 12, Ubuntu 24.04; as root or by sudo), then configures, builds and tests each preset in
 build/NAME. Shows each phase, what fails, what is skipped, and ctest's summary of each preset at the end.
 
   --preset NAME  release, debug, asan or tsan; may be given several times (default: release)
   --lint         also check the names in every source file by clang-tidy (a few minutes; must be installed)
+  --gpu          only the tests that use the machine's GPUs, one at a time
   -j JOBS        how many compilers and tests run at once (default: the number of cores)
   -R REGEX       only tests whose names match, as for ctest
 
@@ -26,6 +27,7 @@ wrong() {
 presets=()
 lint=
 jobs=$(nproc)
+jobs_of_tests=
 select=()
 while (($#)); do
   case $1 in
@@ -35,8 +37,9 @@ while (($#)); do
         jobs=$2; shift 2 ;;
     -j[1-9]*) set -- -j "${1#-j}" "${@:2}" ;;
     -R) [[ -n ${2-} ]] || wrong "-R takes a regular expression"
-        select=(-R "$2"); shift 2 ;;
+        select+=(-R "$2"); shift 2 ;;
     --lint) lint=1; shift ;;
+    --gpu) select+=(-L '^gpu$'); jobs_of_tests=1; shift ;;
     --help|-h) usage; exit 0 ;;
     *) wrong "unknown option '$1'" ;;
   esac
@@ -67,7 +70,7 @@ test_preset() {
   cardea_quiet "build/$preset/build.log" "$preset: building" \
     "${under[@]}" cmake --build --preset "$preset" -j "$jobs" || return 1
   echo "$preset: testing"
-  "${under[@]}" ctest --preset "$preset" -j "$jobs" --no-tests=error "${select[@]}" 2>&1 | tee "$log" | show
+  "${under[@]}" ctest --preset "$preset" -j "${jobs_of_tests:-$jobs}" --no-tests=error "${select[@]}" 2>&1 | tee "$log" | show
 }
 
 cardea_install "${cardea_build_packages[@]}" "${cardea_test_packages[@]}"

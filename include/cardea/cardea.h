@@ -188,9 +188,11 @@ typedef struct cardea_config {
   uint64_t cache_bytes;      /* of the node cache, which the node's ranks share: the lowest rank's counts. 0: CARDEA_CACHE_BYTES, else
                                 an eighth of the machine's memory, at most 8 GiB; CARDEA_NO_CACHE: none. Takes memory as it fills */
   uint64_t prefetch_bytes;   /* of the node cache, that prefetches which nobody has read may fill; 0: CARDEA_PREFETCH_BYTES, else half of it */
+  int32_t cuda_device;       /* this rank's GPU, as the process numbers them; CARDEA_DEVICE_CURRENT: see cardea_memory_kind_t */
 } cardea_config_t;
 #define CARDEA_NO_CACHE UINT64_MAX
-#define CARDEA_CONFIG_INIT {sizeof(cardea_config_t), CARDEA_BOOTSTRAP_ENVIRONMENT, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0}
+#define CARDEA_DEVICE_CURRENT (-1)
+#define CARDEA_CONFIG_INIT {sizeof(cardea_config_t), CARDEA_BOOTSTRAP_ENVIRONMENT, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, CARDEA_DEVICE_CURRENT}
 
 /*
  * Joins the job and starts this rank's engine thread. Blocks until all ranks have arrived or setup_timeout has passed;
@@ -258,8 +260,10 @@ typedef struct cardea_counters {
   uint64_t cache_evicted;            /* experts that this rank pushed out of it to make room */
   uint64_t cache_bypassed;           /* experts that came over the network for this rank alone: no room, or a holder of the lock that does not go on */
   uint64_t cache_overdue;            /* chunks taken over from a rank that fell silent */
+  uint64_t experts_node_gpu;         /* views made ready that came from another GPU of the node */
+  uint64_t bytes_node_gpu;           /* that this rank's GPU pulled from memory of the node's other ranks */
 } cardea_counters_t;
-#define CARDEA_COUNTERS_INIT {sizeof(cardea_counters_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define CARDEA_COUNTERS_INIT {sizeof(cardea_counters_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 CARDEA_API cardea_status_t cardea_counters_query(cardea_context_t context, cardea_counters_t *counters) CARDEA_NOEXCEPT;
 
@@ -332,13 +336,28 @@ CARDEA_API cardea_status_t cardea_group_query(cardea_group_t group, cardea_group
 
 typedef enum cardea_memory_kind {
   CARDEA_MEMORY_HOST = 0,
-  CARDEA_MEMORY_CUDA = 1 /* UNSUPPORTED so far */
+  CARDEA_MEMORY_CUDA = 1  /* memory of this rank's GPU */
 } cardea_memory_kind_t;
 
 /*
- * Memory that other ranks of the node can map: experts that lie in it reach them without a copy. Zeroed, aligned to at
- * least 2 MiB, resident. The caller frees it with cardea_memory_free, else it goes with the context.
- * Errors: INVALID_ARGUMENT (0 bytes), NO_MEMORY, UNSUPPORTED (kind).
+ * This rank's GPU is found when device memory is used first: config.cuda_device, else the device that is current in the
+ * calling thread (cudaSetDevice), else the only one. Without a driver or a GPU every use of CARDEA_MEMORY_CUDA, and every
+ * stream, is UNSUPPORTED, with the reason. Failed GPU calls are CARDEA_ERR_DEVICE (NO_MEMORY where the device has none), and
+ * say which call, on which device. Calls that use the GPU must not be made by a callback: UNSUPPORTED. See docs/gpu.md.
+ */
+
+/*
+ * Streams are CUDA streams (cudaStream_t, CUstream) of this rank's GPU, given as void*. NULL means "no stream": then the host
+ * waits. CUDA's default stream, whose own handle is null, is CARDEA_STREAM_DEFAULT. A stream that is being captured into a
+ * graph is refused (UNSUPPORTED): graphs may read slots, but not fetch, release, publish or finish.
+ */
+#define CARDEA_STREAM_DEFAULT ((void *)1)
+
+/*
+ * Memory that other ranks of the node can map: experts that lie in host memory reach them without a copy, those in device
+ * memory are pulled by their GPUs. Zeroed, aligned to at least 2 MiB, resident. The caller frees it with cardea_memory_free,
+ * else it goes with the context.
+ * Errors: INVALID_ARGUMENT (0 bytes), NO_MEMORY, UNSUPPORTED (no GPU), DEVICE.
  */
 CARDEA_API cardea_status_t cardea_memory_alloc(cardea_context_t context, uint64_t bytes, cardea_memory_kind_t kind, cardea_memory_t *memory) CARDEA_NOEXCEPT;
 
@@ -346,6 +365,10 @@ CARDEA_API cardea_status_t cardea_memory_alloc(cardea_context_t context, uint64_
  * Makes the framework's own memory known. Other ranks cannot map it; they copy from it. Registering is optional (a layer
  * registers what it needs) but spares large allocations one registration per layer. The memory must stay valid until
  * cardea_memory_free, which does not free the framework's bytes.
+ * Device memory of cudaMalloc, or part of it, and memory of the virtual-memory functions that has a handle to pass on, can be
+ * mapped by the GPUs of the node. What cannot is UNSUPPORTED, with advice: PyTorch's expandable segments, CUDA's memory
+ * pools (cudaMallocAsync), managed memory. INVALID_ARGUMENT: host memory given as CARDEA_MEMORY_CUDA, or memory of another
+ * GPU than this rank's.
  */
 CARDEA_API cardea_status_t cardea_memory_register(cardea_context_t context, void *address, uint64_t bytes, cardea_memory_kind_t kind, cardea_memory_t *memory) CARDEA_NOEXCEPT;
 
@@ -354,7 +377,7 @@ typedef struct cardea_memory_info {
   void *address;
   uint64_t bytes;
   cardea_memory_kind_t kind;
-  uint32_t mappable;     /* 1 if ranks of the node map it, 0 if they must copy */
+  uint32_t mappable;     /* 1 if ranks of the node (their GPUs) map it, 0 if they must copy */
 } cardea_memory_info_t;
 #define CARDEA_MEMORY_INFO_INIT {sizeof(cardea_memory_info_t), NULL, 0, CARDEA_MEMORY_HOST, 0}
 CARDEA_API cardea_status_t cardea_memory_query(cardea_memory_t memory, cardea_memory_info_t *info) CARDEA_NOEXCEPT;
@@ -476,7 +499,8 @@ CARDEA_API cardea_status_t cardea_layer_table(cardea_layer_t layer, cardea_exper
  * Landing memory: one stacked array per segment, [slots, ...]. A free slot is a credit. Made by Cardea when placements is
  * NULL; else the framework's own arrays, whose rows first_slot ... first_slot + num_slots - 1 belong to Cardea until
  * cardea_slab_destroy (rows before first_slot may hold home experts: placements then point at row 0, so that
- * [E_home + R, ...] arrays feed one grouped GEMM). A slab serves every layer with the same segments.
+ * [E_home + R, ...] arrays feed one grouped GEMM). A slab serves every layer with the same segments. A slab of kind
+ * CARDEA_MEMORY_CUDA lies in device memory: every expert that is not at home here goes into it, as with CARDEA_FETCH_SLOTS.
  */
 typedef struct cardea_slab_desc {
   size_t size;
@@ -490,7 +514,7 @@ typedef struct cardea_slab_desc {
 #define CARDEA_SLAB_DESC_INIT {sizeof(cardea_slab_desc_t), NULL, 0, 0, 0, NULL, CARDEA_MEMORY_HOST}
 
 CARDEA_API cardea_status_t cardea_slab_create(cardea_context_t context, const cardea_slab_desc_t *desc, cardea_slab_t *slab) CARDEA_NOEXCEPT;
-/* Errors: BUSY (a layer names it, or views or transfers use its slots). */
+/* Errors: BUSY (a layer names it, or views or transfers use its slots; copies of a GPU are waited for, at most 2 s). */
 CARDEA_API cardea_status_t cardea_slab_destroy(cardea_slab_t slab) CARDEA_NOEXCEPT;
 
 typedef struct cardea_slab_info {
@@ -499,17 +523,19 @@ typedef struct cardea_slab_info {
   uint32_t free_slots;                     /* credits now; slots that hold a reusable expert count as free */
   void *base[CARDEA_MAX_SEGMENTS];         /* row 0 of each segment's array */
   uint64_t stride[CARDEA_MAX_SEGMENTS];
+  cardea_memory_kind_t kind;
 } cardea_slab_info_t;
-#define CARDEA_SLAB_INFO_INIT {sizeof(cardea_slab_info_t), 0, 0, 0, {NULL}, {0}}
+#define CARDEA_SLAB_INFO_INIT {sizeof(cardea_slab_info_t), 0, 0, 0, {NULL}, {0}, CARDEA_MEMORY_HOST}
 CARDEA_API cardea_status_t cardea_slab_query(cardea_slab_t slab, cardea_slab_info_t *info) CARDEA_NOEXCEPT;
 
 /* ---------------------------------------------------------------- versions of weights */
 
 /*
  * Says that this rank's local experts of the layer are valid at `version` and may be read by every member until
- * cardea_collect completes. Versions grow; `stream` must be NULL (streams are UNSUPPORTED so far).
- * Errors: BUSY (the version before was not collected), INVALID_ARGUMENT (version not greater than all before, or
- * UINT64_MAX), UNSUPPORTED (stream).
+ * cardea_collect completes. Versions grow. With a stream the version is published when the stream has done what is queued
+ * on it now, and this returns at once.
+ * Errors: BUSY (the version before was not collected, or a stream is still to publish one), INVALID_ARGUMENT (version not
+ * greater than all before, or UINT64_MAX), UNSUPPORTED (stream without GPU, or being captured).
  */
 CARDEA_API cardea_status_t cardea_publish(cardea_layer_t layer, uint64_t version, void *stream) CARDEA_NOEXCEPT;
 
@@ -517,13 +543,14 @@ typedef struct cardea_finish_desc {
   size_t size;
   const uint8_t *contributes;   /* reserved for gradients: must be NULL so far */
   uint32_t micro_batches;       /* reserved for gradients: must be 0 so far */
-  void *stream;                 /* must be NULL so far */
+  void *stream;                 /* the others are told when it has done what is queued on it now; NULL: at once */
 } cardea_finish_desc_t;
 #define CARDEA_FINISH_DESC_INIT {sizeof(cardea_finish_desc_t), NULL, 0, NULL}
 
 /*
  * Says that this rank needs the layer's experts at `version` and before no longer. Every member finishes every version,
- * also one of which it fetched nothing. Fetches of it return STALE on this rank from then on. `desc` may be NULL.
+ * also one of which it fetched nothing. Fetches of it return STALE on this rank from then on. `desc` may be NULL. The others
+ * are told when this rank's copies of it are done, too, so with views of streams it may be called as soon as they are released.
  * Errors: BUSY (open views, fetches or prefetches of the layer at that version or before), STALE (finished already).
  */
 CARDEA_API cardea_status_t cardea_finish(cardea_layer_t layer, uint64_t version, const cardea_finish_desc_t *desc) CARDEA_NOEXCEPT;
@@ -532,7 +559,8 @@ CARDEA_API cardea_status_t cardea_finish(cardea_layer_t layer, uint64_t version,
  * Completes when every member has finished `version` and nobody reads or transfers this rank's experts: then the caller
  * owns its weights again, may update them in place and publish a greater version. With timeout 0 returns
  * CARDEA_IN_PROGRESS until it is so; the event descriptor tells when to look again.
- * A member that has left the job of its own will counts as finished.
+ * A member that has left the job of its own will counts as finished. A stream may be named; nothing needs to be queued on it,
+ * since finishes are told when the GPU's work behind them is done.
  * Errors: TIMEOUT, BUSY (this rank itself has not finished the version), PEER_LOST (a member that had not finished died),
  * STALE (collected already), INVALID_ARGUMENT (not published by this rank), UNSUPPORTED (stream).
  */
@@ -577,7 +605,7 @@ typedef struct cardea_fetch_desc {
   cardea_slab_t slab;        /* 0: the layer's */
   cardea_ready_fn on_ready;  /* optional */
   void *user;
-  void *stream;              /* must be NULL so far */
+  void *stream;              /* of this rank's GPU: see below; needs a slab in device memory */
   uint64_t deadline;         /* ns from now after which experts not yet ready fail with TIMEOUT; 0: none */
 } cardea_fetch_desc_t;
 #define CARDEA_FETCH_DESC_INIT {sizeof(cardea_fetch_desc_t), 0, NULL, 0, 0, 0, {0}, NULL, NULL, NULL, 0}
@@ -586,8 +614,17 @@ typedef struct cardea_fetch_desc {
  * Asks for experts at a version. Experts at home or mapped from the node are ready before this returns; the others become
  * ready one by one. A version not yet published is waited for, and holds no slot meanwhile. The handle is the caller's: it
  * becomes invalid by cardea_fetch_destroy.
+ *
+ * With a stream, experts are ready as soon as their copies are *queued* on the GPU, and arrive in the order of the stream:
+ * cardea_next makes the stream wait for the copies of the views that it gives, and returns at once, in the order in which they
+ * were queued; kernels that are launched on the stream after it find the bytes. cardea_release says that the stream has no
+ * more use for the view once it has done what is queued on it now: the next expert may go into the slot at once, and its copy
+ * waits on the GPU. So neither waits for the GPU. (Work on another stream must be ordered with this one by the caller.) What
+ * comes over the network, or from memory that the GPU cannot map, is ready when it has arrived.
+ * A copy that fails after it was queued (STALE, DEVICE) cannot be taken back from a stream: before the output of a stream is
+ * trusted, cardea_wait tells whether all of the fetch has arrived.
  * Errors: INVALID_ARGUMENT (expert out of range or twice, no slab where one is needed), STALE (version retired or finished
- * by this rank), LIMIT (gang larger than the slab), UNSUPPORTED (stream).
+ * by this rank), LIMIT (gang larger than the slab), UNSUPPORTED (stream: no GPU, being captured, or from a callback).
  */
 CARDEA_API cardea_status_t cardea_fetch(cardea_layer_t layer, const cardea_fetch_desc_t *desc, cardea_fetch_t *fetch) CARDEA_NOEXCEPT;
 
@@ -606,12 +643,14 @@ CARDEA_API cardea_status_t cardea_prefetch(cardea_layer_t layer, const cardea_fe
  * Each expert of the fetch is delivered exactly once, as a view or with the status that says why not. views[i].size must
  * be set. *count views were written, on errors 0. OK with *count == 0 means that every expert has been delivered.
  * Errors: IN_PROGRESS (timeout 0 and none ready), TIMEOUT, WOULD_DEADLOCK (views that were delivered and not released
- * hold every slot that this fetch needs: release some), UNSUPPORTED (on a prefetch, or waiting inside a callback).
+ * hold every slot that this fetch needs: release some), UNSUPPORTED (on a prefetch, or waiting inside a callback), DEVICE
+ * (the stream could not be made to wait: *count views were written, and must be released, but not read).
  */
 CARDEA_API cardea_status_t cardea_next(cardea_fetch_t fetch, cardea_view_t *views, uint32_t max, uint32_t *count, uint64_t timeout) CARDEA_NOEXCEPT;
 
 /*
- * Waits until every expert of the fetch or prefetch is ready or has failed (delivered or not), without delivering any.
+ * Waits until every expert of the fetch or prefetch is ready or has failed (delivered or not), without delivering any; for a
+ * fetch on a stream, until all of it has arrived, also what was delivered before.
  * Returns OK, TIMEOUT, IN_PROGRESS (timeout 0), WOULD_DEADLOCK, or the first failure among its experts.
  */
 CARDEA_API cardea_status_t cardea_wait(cardea_fetch_t fetch, uint64_t timeout) CARDEA_NOEXCEPT;

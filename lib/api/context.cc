@@ -93,6 +93,7 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   make_node_cache(*membership, deadline);
   engine::RuntimeOptions options{self_, node_of_, settings_.chunk_bytes, settings_.chunks_in_flight};
   options.record = kRecentRecords;
+  options.cuda_device = settings_.cuda_device;
   if (node_cache_) {
     options.cache = node_cache_.get();
     options.node_ranks = membership->node_ranks;
@@ -293,6 +294,8 @@ void Context::shut_down() {
     runtime_->say_goodbye(close);
   }
   closed->get_future().wait();
+  constexpr std::chrono::seconds kPatience{2};
+  runtime_->close_device(kPatience);
   engine_->work.reset();
   engine_->io.stop();
   thread_.join();

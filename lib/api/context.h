@@ -57,6 +57,7 @@ struct FetchObject {
   bool wants_views = true;
   cardea_ready_fn on_ready = nullptr;
   void* user = nullptr;
+  cuda::Stream stream = nullptr;
   bool callback_posted = false;
   bool told_done = false;
   std::uint32_t waiters = 0;  // threads inside cardea_next or cardea_wait
@@ -98,18 +99,23 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   template <typename Check>
   Status wait(std::unique_lock<std::mutex>& held, std::uint64_t timeout, Check check) {
     const auto deadline = deadline_after(timeout);
+    // Copies of the GPU take microseconds: whoever waits for them looks by itself for a while before it sleeps.
+    constexpr std::chrono::milliseconds kSpin{2};
+    const auto spin_until = Clock::now() + kSpin;
     for (;;) {
       if (!aborted_.ok()) return aborted_;
       Status status = check();
       if (status.code() != CARDEA_IN_PROGRESS || timeout == 0) return status;
       if (on_engine_thread()) return Status(CARDEA_ERR_UNSUPPORTED, "a callback must not wait");
-      if (!deadline) {
-        changed_.wait(held);
-      } else if (Clock::now() >= *deadline) {
-        return Status(CARDEA_ERR_TIMEOUT, status.message());
-      } else {
-        changed_.wait_until(held, *deadline);
-      }
+      if (runtime_->copier() != nullptr && Clock::now() < spin_until && runtime_->turn_copies(held)) continue;
+      if (deadline && Clock::now() >= *deadline) return Status(CARDEA_ERR_TIMEOUT, status.message());
+      runtime_->sleep_without_copies([&] {
+        if (deadline) {
+          changed_.wait_until(held, *deadline);
+        } else {
+          changed_.wait(held);
+        }
+      });
     }
   }
   /// Nothing for CARDEA_FOREVER.

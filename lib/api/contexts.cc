@@ -134,6 +134,8 @@ cardea_counters_t cardea::api::counters_of(Context& in) {
   out.experts_cache = ready(CARDEA_PATH_CACHE);
   out.experts_network = ready(CARDEA_PATH_NETWORK);
   out.experts_failed = core.failed;
+  out.experts_node_gpu = ready(CARDEA_PATH_NODE_GPU);
+  out.bytes_node_gpu = in.runtime().bytes().node_gpu;
   out.bytes_node_copied = in.runtime().bytes().node_copied;
   out.bytes_network_received = in.runtime().bytes().network_received;
   out.bytes_network_sent = in.runtime().bytes().network_sent;

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // cardea.h: fetches and views.
+#include <map>
+
 #include "cardea/cardea.h"
 #include "lib/api/last_error.h"
 #include "lib/api/object.h"
@@ -19,7 +21,6 @@ Result<core::FetchSpec> read_fetch(Context& in, const engine::LayerRecord& layer
   const auto wrong = [&](std::string what) {
     return Status(CARDEA_ERR_INVALID_ARGUMENT, fmt::format("layer {}: {}", layer.layer_id, what), {.layer = layer.layer_id});
   };
-  if (given.stream != nullptr) return Status(CARDEA_ERR_UNSUPPORTED, "streams are not supported yet: stream must be null");
   if (given.num_experts == 0 || given.experts == nullptr) return wrong("the fetch names no experts");
   if (given.num_experts > layer.num_experts)
     return wrong(fmt::format("{} experts of {}", given.num_experts, layer.num_experts));
@@ -43,6 +44,10 @@ Result<core::FetchSpec> read_fetch(Context& in, const engine::LayerRecord& layer
   } else if (layer.slab) {
     spec.slab = layer.slab->number;
   }
+  const bool on_device = spec.slab && in.runtime().slab(*spec.slab)->on_device;
+  if (on_device) spec.into_slots = true;  // a GPU reads nothing where it lies elsewhere
+  if (given.stream != nullptr && !on_device) return wrong("a fetch on a stream lands in a slab in device memory: name one");
+  spec.on_stream = given.stream != nullptr;
   if (given.deadline != 0) {
     if (const auto deadline = Context::deadline_after(given.deadline)) spec.deadline = *deadline;
   }
@@ -51,7 +56,14 @@ Result<core::FetchSpec> read_fetch(Context& in, const engine::LayerRecord& layer
 
 cardea_status_t submit(cardea_layer_t layer, const cardea_fetch_desc_t* desc, cardea_fetch_t* fetch,
                        core::Class urgency) noexcept {
-  return guarded([&] {
+  return guarded([&]() -> Status {
+    if (desc != nullptr && desc->size >= sizeof *desc && desc->stream != nullptr) {
+      if (urgency != core::Class::kDemand)
+        return Status(CARDEA_ERR_UNSUPPORTED, "a prefetch takes no stream: nobody reads what it brings");
+      Result<std::shared_ptr<Context>> context = context_for(layer.id, Kind::kLayer);
+      if (!context.ok()) return context.status();
+      if (const Status status = check_stream(**context, desc->stream); !status.ok()) return status;
+    }
     return with_object(layer.id, Kind::kLayer, &Context::layers, [&](Context& in, auto&, LayerObject& object) -> Status {
       if (fetch == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "fetch is null");
       Result<cardea_fetch_desc_t> given = read_struct(desc, "desc");
@@ -62,7 +74,8 @@ cardea_status_t submit(cardea_layer_t layer, const cardea_fetch_desc_t* desc, ca
       spec->wants_views = urgency == core::Class::kDemand;
       Result<core::FetchNumber> number = in.runtime().fetch(*spec);
       if (!number.ok()) return number.status();
-      in.fetches.objects.emplace(*number, FetchObject{object_of(layer.id), spec->wants_views, given->on_ready, given->user});
+      in.fetches.objects.emplace(*number, FetchObject{object_of(layer.id), spec->wants_views, given->on_ready, given->user,
+                                                         static_cast<cardea::cuda::Stream>(given->stream)});
       ++object.fetches;
       const core::FetchCounts counts = in.runtime().core().counts(*number);
       if (counts.ready + counts.failed != 0 || counts.parked + counts.starved + counts.moving == 0)
@@ -124,6 +137,44 @@ cardea_view_t view_of(const Context& in, const engine::LayerRecord& layer, const
   return view;
 }
 
+/// Makes the GPU wait with what comes into the slots of the views until their streams have done with them.
+Status let_streams_read(Context& in, const std::vector<std::uint64_t>& ids) {
+  if (in.runtime().copier() == nullptr) return {};
+  std::map<cardea::cuda::Stream, std::vector<cardea::cuda::SlotKey>> read;
+  {
+    const auto held = in.lock();
+    for (const std::uint64_t id : ids) {
+      if (kind_of(id) != Kind::kView) continue;
+      if (const auto view = in.runtime().stream_view(object_of(id))) read[view->stream].push_back(view->slot);
+    }
+  }
+  if (read.empty()) return {};
+  if (const Status status = may_use_device(in); !status.ok()) return status;
+  for (const auto& [stream, slots] : read) {
+    cardea::cuda::Copier& copier = *in.runtime().copier();
+    if (const Status status = copier.check_stream(stream); !status.ok()) return status;
+    if (const Status status = copier.read_until(stream, slots); !status.ok()) return status;
+  }
+  return {};
+}
+
+template <typename Note>
+void release_all(const std::vector<std::uint64_t>& ids, Note note) {
+  Result<std::shared_ptr<Context>> context = context_for(ids.front(), Kind::kView);
+  if (!context.ok()) return note(context.status());
+  Context& in = **context;
+  // Without it the next expert could overwrite what is still being read: the views stay.
+  if (const Status status = let_streams_read(in, ids); !status.ok()) return note(status);
+  const engine::Runtime::CallerIssues issues(in.runtime(), !in.on_engine_thread());
+  const auto held = in.lock();
+  for (const std::uint64_t id : ids) {
+    Result<std::shared_ptr<Context>> same = context_for(id, Kind::kView);
+    Status status = same.status();
+    if (status.ok()) status = in.runtime().release(object_of(id)).within("view handle");
+    note(status.ok() ? in.aborted() : status);
+  }
+}
+
 }  // namespace
 
 cardea_status_t cardea_fetch(cardea_layer_t layer, const cardea_fetch_desc_t* desc, cardea_fetch_t* fetch) CARDEA_NOEXCEPT {
@@ -146,8 +197,14 @@ cardea_status_t cardea_next(cardea_fetch_t fetch, cardea_view_t* views, uint32_t
     const core::FetchNumber number = object_of(fetch.id);
     const std::shared_ptr<engine::LayerRecord> layer = in.layers.find(object.layer)->record;
     const cardea::Version version = in.runtime().core().version_of(number);
-    return wait_on(in, held, number, timeout, [&]() -> Status {
-      for (const engine::Runtime::Delivered& delivered : in.runtime().take(*layer, number, max)) {
+    const cardea::cuda::Stream stream = object.stream;
+    if (stream != nullptr) {
+      if (const Status status = may_use_device(in); !status.ok()) return status;
+    }
+    std::vector<cardea::cuda::SlotKey> slots;
+    const Status status = wait_on(in, held, number, timeout, [&]() -> Status {
+      for (const engine::Runtime::Delivered& delivered :
+           in.runtime().take(*layer, number, max, stream, stream == nullptr ? nullptr : &slots)) {
         if (!delivered.delivery.status.ok()) report(delivered.delivery.status);  // its details, for cardea_last_error
         write_struct(at(views, (*count)++), view_of(in, *layer, delivered, version));
       }
@@ -158,6 +215,9 @@ cardea_status_t cardea_next(cardea_fetch_t fetch, cardea_view_t* views, uint32_t
                            "layer {}: of {} experts {} wait for their version, {} for a slot, {} are moving",
                            layer->layer_id, counts.experts, counts.parked, counts.starved, counts.moving);
     });
+    if (slots.empty()) return status;
+    held.unlock();
+    return in.runtime().copier()->wait_on(stream, slots);
   });
 }
 
@@ -166,7 +226,8 @@ cardea_status_t cardea_wait(cardea_fetch_t fetch, uint64_t timeout) CARDEA_NOEXC
     const core::FetchNumber number = object_of(fetch.id);
     return wait_on(in, held, number, timeout, [&]() -> Status {
       const core::FetchCounts counts = in.runtime().core().counts(number);
-      if (counts.parked + counts.starved + counts.moving == 0) return in.runtime().core().first_failure(number);
+      if (counts.parked + counts.starved + counts.moving + counts.under_way == 0)
+        return in.runtime().core().first_failure(number);
       return Status::error(CARDEA_IN_PROGRESS, "of {} experts {} wait for their version, {} for a slot, {} are moving",
                            counts.experts, counts.parked, counts.starved, counts.moving);
     });
@@ -215,17 +276,17 @@ cardea_status_t cardea_release(const cardea_view_t* views, uint32_t count) CARDE
       if (const Status status = check_size<cardea_view_t>(views->size, "views[0]"); !status.ok()) return status;
     }
     Status first;
-    for (std::uint32_t i = 0; i < count; ++i) {
-      const std::uint64_t id = at(views, i)->id;
-      if (id == 0) continue;
-      Result<std::shared_ptr<Context>> context = context_for(id, Kind::kView);
-      Status status = context.status();
-      if (context.ok()) {
-        const auto held = (*context)->lock();
-        status = (*context)->runtime().release(object_of(id)).within("view handle");
-        if (status.ok()) status = (*context)->aborted();
-      }
+    const auto note = [&](const Status& status) {
       if (first.ok()) first = status;
+    };
+    std::vector<std::uint64_t> ids;  // of one context at a time
+    for (std::uint32_t i = 0; i < count;) {
+      const ContextNumber number = context_of(at(views, i)->id);
+      ids.clear();
+      for (; i < count && (at(views, i)->id == 0 || context_of(at(views, i)->id) == number); ++i) {
+        if (at(views, i)->id != 0) ids.push_back(at(views, i)->id);
+      }
+      if (!ids.empty()) release_all(ids, note);
     }
     return first;
   });

@@ -86,8 +86,23 @@ cardea_status_t with_layer(cardea_layer_t layer, Body body) noexcept {
   return guarded([&] { return with_object(layer.id, Kind::kLayer, &Context::layers, body); });
 }
 
-Status no_stream(const void* stream) {
-  return stream == nullptr ? Status() : Status(CARDEA_ERR_UNSUPPORTED, "streams are not supported yet: stream must be null");
+/// Runs body(context, record) without the mutex, for a layer that nobody can destroy meanwhile, when work may be queued on
+/// the stream.
+template <typename Body>
+Status on_stream(cardea_layer_t layer, void* stream, Body body) {
+  Result<std::shared_ptr<Context>> context = context_for(layer.id, Kind::kLayer);
+  if (!context.ok()) return context.status();
+  Context& in = **context;
+  std::shared_ptr<engine::LayerRecord> record;
+  {
+    const auto held = in.lock();
+    const LayerObject* const object = in.layers.find(object_of(layer.id));
+    if (object == nullptr) return bad_handle("layer", "it was destroyed, or never existed");
+    if (!in.aborted().ok()) return in.aborted();
+    record = object->record;
+  }
+  if (const Status status = check_stream(in, stream); !status.ok()) return status;
+  return body(in, *record);
 }
 
 }  // namespace
@@ -169,7 +184,18 @@ cardea_status_t cardea_layer_create(cardea_group_t group, const cardea_layer_des
         if (!found.ok()) return found.status();
         request->slab = std::move(*found);
       }
-      Result<std::shared_ptr<engine::LayerRecord>> begun = in.runtime().begin_layer(std::move(*request));
+      // Device memory is looked at without the mutex; the group stays meanwhile.
+      ++of.layers;
+      held.unlock();
+      const Status found = in.runtime().find_device_memory(*request);
+      held.lock();
+      --of.layers;
+      if (!in.aborted().ok()) return in.aborted();
+      const std::vector<engine::RegionNumber> regions = request->found;
+      Result<std::shared_ptr<engine::LayerRecord>> begun = Status();
+      if (found.ok()) begun = in.runtime().begin_layer(std::move(*request));
+      in.runtime().drop_unused(regions);
+      if (!found.ok()) return found.within(fmt::format("layer {}", request->layer_id));
       if (!begun.ok()) return begun.status();
       const std::shared_ptr<engine::LayerRecord> record = *begun;
       ++of.layers;  // keeps the group while the mutex is free
@@ -255,30 +281,48 @@ cardea_status_t cardea_layer_table(cardea_layer_t layer, cardea_expert_table_t* 
 // ---------------------------------------------------------------- versions
 
 cardea_status_t cardea_publish(cardea_layer_t layer, uint64_t version, void* stream) CARDEA_NOEXCEPT {
+  if (stream != nullptr) {
+    return guarded([&] {
+      return on_stream(layer, stream, [&](Context& in, engine::LayerRecord& record) {
+        return in.runtime().publish_on(static_cast<cardea::cuda::Stream>(stream), record, version);
+      });
+    });
+  }
   return with_layer(layer, [&](Context& in, auto&, LayerObject& object) -> Status {
-    if (const Status status = no_stream(stream); !status.ok()) return status;
     return in.runtime().publish(*object.record, version);
   });
 }
 
 cardea_status_t cardea_finish(cardea_layer_t layer, uint64_t version, const cardea_finish_desc_t* desc) CARDEA_NOEXCEPT {
-  return with_layer(layer, [&](Context& in, auto&, LayerObject& object) -> Status {
+  return guarded([&]() -> Status {
+    void* stream = nullptr;
     if (desc != nullptr) {
       Result<cardea_finish_desc_t> given = read_struct(desc, "desc");
       if (!given.ok()) return given.status();
-      if (const Status status = no_stream(given->stream); !status.ok()) return status;
       if (given->contributes != nullptr || given->micro_batches != 0) {
         return Status(CARDEA_ERR_UNSUPPORTED,
                       "gradients are not supported yet: contributes and micro_batches must be unset");
       }
+      stream = given->stream;
     }
-    return in.runtime().finish(*object.record, version);
+    if (stream != nullptr) {
+      return on_stream(layer, stream, [&](Context& in, engine::LayerRecord& record) {
+        return in.runtime().finish_on(static_cast<cardea::cuda::Stream>(stream), record, version);
+      });
+    }
+    return with_object(layer.id, Kind::kLayer, &Context::layers, [&](Context& in, auto&, LayerObject& object) {
+      return in.runtime().finish(*object.record, version);
+    });
   });
 }
 
 cardea_status_t cardea_collect(cardea_layer_t layer, uint64_t version, void* stream, uint64_t timeout) CARDEA_NOEXCEPT {
+  if (stream != nullptr) {
+    const cardea_status_t usable =
+        guarded([&] { return on_stream(layer, stream, [](Context&, engine::LayerRecord&) { return Status(); }); });
+    if (usable != CARDEA_OK) return usable;
+  }
   return with_layer(layer, [&](Context& in, auto& held, LayerObject& object) -> Status {
-    if (const Status status = no_stream(stream); !status.ok()) return status;
     const std::shared_ptr<engine::LayerRecord> record = object.record;
     return in.wait(held, timeout, [&]() -> Status {
       if (in.layers.find(object_of(layer.id)) == nullptr) return bad_handle("layer", "another thread destroyed it");

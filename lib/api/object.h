@@ -35,11 +35,24 @@ Status with_object(std::uint64_t handle, Kind kind, Context::Table<T> Context::*
   Result<std::shared_ptr<Context>> context = context_for(handle, kind);
   if (!context.ok()) return context.status();
   Context& in = **context;
+  const engine::Runtime::CallerIssues issues(in.runtime(), !in.on_engine_thread());  // ends when the mutex is free
   auto held = in.lock();
   T* const object = (in.*table).find(object_of(handle));
   if (object == nullptr) return bad_handle(kind_name(kind), "it was destroyed, or never existed");
   if (!in.aborted().ok()) return in.aborted();
   return body(in, held, *object);
+}
+
+/// For calls that use the GPU's driver, which the engine thread must not: a callback's are UNSUPPORTED.
+inline Status may_use_device(const Context& in) {
+  return in.on_engine_thread() ? Status(CARDEA_ERR_UNSUPPORTED, "a callback must not use the GPU") : Status();
+}
+
+/// Whether work may be queued on a stream of this rank's GPU, which is found if need be. Without the mutex. UNSUPPORTED.
+inline Status check_stream(Context& in, void* stream) {
+  if (const Status status = may_use_device(in); !status.ok()) return status;
+  if (const Status status = in.runtime().use_device(); !status.ok()) return status.within("stream");
+  return in.runtime().copier()->check_stream(static_cast<cuda::Stream>(stream));
 }
 
 /// The slab of a handle, which must be of this context and shape. INVALID_HANDLE, MISMATCH.

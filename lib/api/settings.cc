@@ -76,6 +76,9 @@ Result<Settings> settings_of(const cardea_config_t& config, const bootstrap::Env
       choose(config.prefetch_bytes, "prefetch_bytes", environment, "CARDEA_PREFETCH_BYTES", {1, kMostCache}, 0);
   if (!prefetch.ok()) return prefetch.status();
   settings.prefetch_bytes = *prefetch;
+  if (config.cuda_device < CARDEA_DEVICE_CURRENT)
+    return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "config.cuda_device is {}", config.cuda_device);
+  settings.cuda_device = config.cuda_device;
   return settings;
 }
 

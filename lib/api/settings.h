@@ -45,6 +45,7 @@ struct Settings {
   std::uint32_t chunks_in_flight = 0;
   std::uint64_t cache_bytes = 0;     // 0: none
   std::uint64_t prefetch_bytes = 0;  // 0: half of the cache
+  int cuda_device = -1;              // -1: the current one
 };
 
 /// `config` where it says something, else the environment, else the default. INVALID_ARGUMENT names the field,

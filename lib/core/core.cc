@@ -86,9 +86,10 @@ Status Core::remove_layer(LayerNumber number) {
   return {};
 }
 
-SlabNumber Core::add_slab(std::uint32_t slots) {
+SlabNumber Core::add_slab(std::uint32_t slots, std::optional<LaneNumber> copies) {
   const SlabNumber number = next_slab_++;
   auto added = std::make_unique<Slab>(Slab{number, Slots(slots), std::vector<TransferNumber>(slots, 0)});
+  added->copies = copies;
   slabs_.emplace(number, std::move(added));
   return number;
 }
@@ -100,6 +101,8 @@ Status Core::remove_slab(SlabNumber number) {
   bool waited_for = false;
   fetches_.for_each([&](FetchNumber, const Fetch& of) { waited_for |= of.spec.slab == number && of.outstanding() != 0; });
   if (waited_for) return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
+  if (slab.under_way != 0)
+    return Status::error(CARDEA_IN_PROGRESS, "{} copies into the slab are not done", slab.under_way);
   while (!slab.slots.spares().empty()) drop_spare(slab, slab.slots.spares().front());
   slabs_.erase(number);
   return {};
@@ -121,9 +124,9 @@ Core::Choice Core::choose(const Layer& of, ExpertIndex expert, const FetchSpec& 
   for (const SourceOption& option : of.experts[expert].options) {
     const auto lost = lost_.find(option.rank);
     const bool gone = of.left.contains(option.rank);
-    // What is mapped stays readable where it lies when its rank has died; copies go by its transport, which has lost it.
     // What it has withdrawn is gone in any case.
-    const bool readable = option.path == CARDEA_PATH_NODE_MAPPED && !spec.into_slots;
+    const bool readable = outlives_its_rank(option.path, spec) &&
+                          !(option.path == CARDEA_PATH_NODE_GPU && departed_.contains(option.rank));
     if (gone || (lost != lost_.end() && !readable)) {
       if (choice.kind == Choice::Kind::kLost) {
         choice.why = gone ? Status::error(CARDEA_ERR_PEER_LOST, "rank {} has left layer {}", option.rank, of.layer_id)
@@ -147,6 +150,13 @@ Core::Choice Core::choose(const Layer& of, ExpertIndex expert, const FetchSpec& 
     }
   }
   return choice;
+}
+
+bool Core::outlives_its_rank(cardea_path_t path, const FetchSpec& spec) const {
+  // What is mapped stays readable where it lies when its rank has died, also for a GPU. Copies between host memories go by
+  // the rank's transport, which has lost it.
+  if (path == CARDEA_PATH_NODE_GPU) return true;
+  return path == CARDEA_PATH_NODE_MAPPED && (!spec.into_slots || (spec.slab && slabs_.at(*spec.slab)->copies));
 }
 
 Status Core::check(const FetchSpec& spec, const Layer& of) {
@@ -236,7 +246,7 @@ void Core::advance(Fetch& of, std::size_t index, Clock::time_point now) {
     case Choice::Kind::kUse:
       break;
   }
-  aim(want, *choice.source, of.spec.into_slots);
+  aim(want, *choice.source, of.spec);
   if (!needs_slot(want.source.path, of.spec.into_slots)) return make_ready(of, index, now);
   if (take_from_cache(of, index, now)) return;
   if (!of.spec.slab) {
@@ -248,9 +258,12 @@ void Core::advance(Fetch& of, std::size_t index, Clock::time_point now) {
   starve(of, index, now);
 }
 
-void Core::aim(Want& want, const SourceOption& source, bool into_slots) {
+void Core::aim(Want& want, const SourceOption& source, const FetchSpec& spec) const {
   want.source = source;
-  if (into_slots && source.path == CARDEA_PATH_NODE_MAPPED) want.source.path = CARDEA_PATH_NODE_COPY;
+  if (!spec.into_slots || source.path != CARDEA_PATH_NODE_MAPPED) return;
+  want.source.path = CARDEA_PATH_NODE_COPY;
+  if (!spec.slab) return;
+  if (const auto& copies = slabs_.at(*spec.slab)->copies) want.source.lane = *copies;
 }
 
 telemetry::Outcome Core::outcome_of(const Fetch& of, const Want& want) {
@@ -271,6 +284,7 @@ void Core::make_ready(Fetch& of, std::size_t index, Clock::time_point now) {
     ++counters_.ready[want.source.path];
     of.move(want, Want::State::kReady);
     of.finished.push_back(index);
+    if (of.spec.on_stream && want.transfer != 0) await_queued(of, transfers_.at(want.transfer));
   } else {
     of.move(want, Want::State::kDelivered);  // a prefetch delivers nothing: the slot is spare from now on
     close_want(layer(of.spec.layer), of.spec.version);
@@ -392,6 +406,7 @@ FetchCounts Core::counts(FetchNumber number) const {
   counts.parked = of.count(Want::State::kParked);
   counts.starved = of.count(Want::State::kStarved);
   counts.moving = of.count(Want::State::kMoving);
+  counts.under_way = of.under_way;
   return counts;
 }
 
@@ -440,6 +455,28 @@ Result<ReleasedView> Core::release(ViewNumber number, Clock::time_point now) {
 
 void Core::flush(Layer& of, const std::vector<Notice>& notices) {
   for (const Notice& notice : notices) actions_.push_back(Tell{of.number, notice});
+}
+
+Status Core::may_publish(LayerNumber number, Version version) const {
+  return layer(number).versions.may_publish(version);
+}
+
+void Core::hold(LayerNumber number) {
+  ++layer(number).draining;
+}
+
+void Core::let_go(LayerNumber number) {
+  Layer& of = layer(number);
+  --of.draining;
+  send_finish_if_drained(of);
+}
+
+std::uint32_t Core::draining(LayerNumber number) const {
+  return layer(number).draining;
+}
+
+std::uint32_t Core::under_way(SlabNumber slab) const {
+  return slabs_.at(slab)->under_way;
 }
 
 Status Core::publish(LayerNumber number, Version version, Clock::time_point now) {
@@ -556,7 +593,7 @@ void Core::peer_lost(Rank rank, bool left, const Status& why, Clock::time_point 
   std::vector<TransferNumber> from;
   transfers_.for_each([&](TransferNumber number, const Transfer& transfer) {
     // What is copied out of the node cache is here already.
-    if (transfer.source.rank != rank || transfer.source.path == CARDEA_PATH_CACHE) return;
+    if (transfer.source.rank != rank || transfer.source.path == CARDEA_PATH_CACHE || transfer.by_gpu) return;
     if (!transfer.complete() && !transfer.abandoned) from.push_back(number);
   });
   for (const TransferNumber number : from) {

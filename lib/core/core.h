@@ -74,6 +74,7 @@ struct FetchSpec {
   bool gang = false;
   bool into_slots = false;
   bool wants_views = true;  // false: a prefetch
+  bool on_stream = false;   // wants are ready when their copies are queued: who reads them waits on the GPU
   std::optional<Clock::time_point> deadline;
 };
 
@@ -100,6 +101,7 @@ struct ReleasedView {
 
 struct FetchCounts {
   std::uint32_t experts = 0, ready = 0, delivered = 0, failed = 0, parked = 0, starved = 0, moving = 0;
+  std::uint32_t under_way = 0;  // chunks of ready wants that are queued and not done
 };
 
 struct CoreCounters {
@@ -135,7 +137,9 @@ class Core {
   void set_sources(LayerNumber layer, std::vector<ExpertSources> experts);
   /// BUSY while wants, views or chunks of it are open. Spare slots that hold its experts become empty.
   Status remove_layer(LayerNumber layer);
-  SlabNumber add_slab(std::uint32_t slots);
+  /// `copies` says on which lane experts are copied into it from the node's host memory, and that whoever writes into its
+  /// slots keeps the order by itself (FetchSpec::on_stream, chunk_queued); without it, slots are host memory.
+  SlabNumber add_slab(std::uint32_t slots, std::optional<LaneNumber> copies = {});
   /// BUSY while any of its slots is in use.
   Status remove_slab(SlabNumber slab);
   std::uint32_t slots(SlabNumber slab) const;
@@ -160,6 +164,10 @@ class Core {
   /// INVALID_HANDLE if there is no such view.
   Result<ReleasedView> release(ViewNumber view, Clock::time_point now);
 
+  /// Keeps a finish of the layer from being told to others until as many calls of let_go: something still reads.
+  void hold(LayerNumber layer);
+  void let_go(LayerNumber layer);
+  Status may_publish(LayerNumber layer, Version version) const;
   Status publish(LayerNumber layer, Version version, Clock::time_point now);
   Status finish(LayerNumber layer, Version version, Clock::time_point now);
   Status collect(LayerNumber layer, Version version);
@@ -173,6 +181,9 @@ class Core {
   // ---- events
   Status receive(LayerNumber layer, Rank from, const Notice& notice, Clock::time_point now);
   void chunk_done(ChunkNumber chunk, const Status& status, Clock::time_point now);
+  /// The chunk is queued behind everything that must come before it, and whatever is queued behind it finds it done. For
+  /// chunks into slabs that keep the order by themselves; chunk_done follows.
+  void chunk_queued(ChunkNumber chunk, Clock::time_point now);
   /// A rank is gone: it `left` the job of its own will, or died.
   void peer_lost(Rank rank, bool left, const Status& why, Clock::time_point now);
   /// A rank that is alive has ended its part in a layer.
@@ -196,6 +207,10 @@ class Core {
   std::vector<FetchNumber> open_fetches() const;  // those with anything outstanding, in order
   /// Chunks that some transport still works on.
   std::uint64_t chunks_in_flight() const { return chunks_in_flight_; }
+  /// Of the layer: canceled transfers and queued chunks that are not done, and holds.
+  std::uint32_t draining(LayerNumber layer) const;
+  /// Of the slab: queued chunks that are not done.
+  std::uint32_t under_way(SlabNumber slab) const;
   const CoreCounters& counters() const { return counters_; }
 
   /// The actions since the last call, in order.
@@ -215,6 +230,7 @@ class Core {
   struct Transfer;
   struct WantRef;
   struct Choice;
+  struct QueuedChunk;
   struct View {
     FetchNumber fetch = 0;
     LayerNumber layer = 0;
@@ -237,7 +253,8 @@ class Core {
   void add_wants(Fetch& fetch, const Layer& layer);
   void advance(Fetch& fetch, std::size_t want, Clock::time_point now);
   static telemetry::Outcome outcome_of(const Fetch& of, const Want& want);
-  static void aim(Want& want, const SourceOption& source, bool into_slots);
+  void aim(Want& want, const SourceOption& source, const FetchSpec& spec) const;
+  bool outlives_its_rank(cardea_path_t path, const FetchSpec& spec) const;
   void make_ready(Fetch& fetch, std::size_t want, Clock::time_point now);
   void fail(Fetch& fetch, std::size_t want, const Status& status, Clock::time_point now);
   void fail_open(Fetch& fetch, const Status& status, Clock::time_point now);
@@ -269,6 +286,8 @@ class Core {
   void retire_if_drained(Transfer& transfer, Clock::time_point now);
   void drained_one(Transfer& transfer, Clock::time_point now);
   std::vector<WantRef> take_complete(Transfer& transfer);
+  void await_queued(Fetch& fetch, const Transfer& transfer);
+  bool queued_chunk_done(ChunkNumber token, const Status& status, Clock::time_point now);
   bool take_back_undelivered(Slab& slab, const std::set<FetchNumber>& waited_for, Clock::time_point now);
   void pump(LaneNumber lane, Clock::time_point now);
   std::size_t held_classes(LaneNumber lane, Clock::time_point now);
@@ -305,6 +324,7 @@ class Core {
   NumberMap<Fetch> fetches_;
   NumberMap<Transfer> transfers_;
   NumberMap<View> views_;
+  NumberMap<QueuedChunk> queued_chunks_;
   std::set<std::pair<Clock::time_point, FetchNumber>> deadlines_;
   std::map<std::tuple<LayerNumber, ExpertIndex, Version>, TransferNumber> cached_;  // transfers into the node cache
   std::unordered_map<cache::EntryIndex, TransferNumber> by_entry_;                  // the same ones

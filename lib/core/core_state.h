@@ -6,6 +6,7 @@
 
 #include "lib/core/core.h"
 #include "lib/core/index_fifo.h"
+#include "lib/telemetry/record.h"
 
 namespace cardea::core {
 
@@ -41,6 +42,7 @@ struct Core::Fetch {
   std::uint32_t failed = 0;
   Status first_failure;
   bool gang_queued = false;
+  std::uint32_t under_way = 0;              // chunks of ready wants that are queued and not done
   bool gang_first = false;                  // it had its turn, and must keep its place
   std::optional<std::uint64_t> cache_tick;  // of the node cache, when this first turned to it
 
@@ -74,12 +76,12 @@ struct Core::Layer {
   Versions versions;
   std::vector<ExpertSources> experts;  // empty until all members have told
   std::vector<std::uint32_t> places;   // of each expert, in the order in which a fetch takes them
-  std::unordered_map<SegmentMask, std::vector<ChunkRange>> ranges;  // of chunks, for the masks that were asked for
+  std::map<std::pair<SegmentMask, std::uint64_t>, std::vector<ChunkRange>> ranges;  // by segments and size of chunks
   std::set<Rank> left;                                              // ended their part in it
   std::vector<WantRef> parked;
   std::map<Version, std::uint32_t> open;  // wants not failed and views not released
   std::optional<Version> finishing;       // asked for; told to others once nothing of it drains any more
-  std::uint32_t draining = 0;             // abandoned transfers with chunks in flight
+  std::uint32_t draining = 0;             // abandoned transfers with chunks in flight, queued chunks, holds
   std::uint32_t lent = 0;                 // chunks that others are being sent
   bool cacheable = false;                 // what comes over the network goes through the node cache
   std::vector<ChunkRange> cache_ranges;   // chunks of an entry of it
@@ -110,6 +112,8 @@ struct Core::Slab {
   std::array<std::deque<WantRef>, kClasses> starved;
   std::set<TransferNumber> yielding;  // filling slots for less than a demand, which may take them back
   bool feeding = false;
+  std::optional<LaneNumber> copies;  // add_slab
+  std::uint32_t under_way = 0;       // queued chunks
 };
 
 struct Core::Transfer {
@@ -117,6 +121,7 @@ struct Core::Transfer {
     ChunkRange range;
     Class urgency = Class::kDemand;  // when it was started
     bool done = false;
+    bool queued = false;  // chunk_queued
     Clock::time_point started{};
   };
   TransferNumber number = 0;
@@ -131,6 +136,7 @@ struct Core::Transfer {
   SegmentMask present = 0;
   std::vector<Chunk> chunks;
   std::array<std::uint32_t, CARDEA_MAX_SEGMENTS> missing{};  // chunks still to come, by segment
+  std::array<std::uint32_t, CARDEA_MAX_SEGMENTS> coming{};   // of them, those queued (chunk_queued)
   std::size_t next_chunk = 0;
   std::uint32_t in_flight = 0;
   std::uint32_t pins = 0;        // wants attached: moving, ready or delivered
@@ -138,7 +144,8 @@ struct Core::Transfer {
   std::optional<Lane::Place> queued;
   bool abandoned = false;
   bool spare = false;
-  bool read = false;  // some demand got it; else its bytes were wasted when it is dropped
+  bool by_gpu = false;  // copied from mapped memory, which stays when its rank dies
+  bool read = false;    // some demand got it; else its bytes were wasted when it is dropped
   std::uint64_t bytes_done = 0;
   // into the node cache: `chunks` are all of the expert's, whoever moves them
   cache::EntryIndex entry = cache::kNoEntry;
@@ -160,6 +167,16 @@ struct Core::Transfer {
       if ((chunk.range.segments >> i & 1) && --missing[i] == 0) present |= SegmentMask{1} << i;
     }
   }
+  /// Whether a want of the fetch is ready with what is here, or, on a stream, with what is queued.
+  bool has(const FetchSpec& spec) const {
+    const SegmentMask absent = spec.segments & ~present;
+    if (absent == 0) return true;
+    if (!spec.on_stream || (absent & ~requested) != 0) return false;
+    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
+      if ((absent >> i & 1) && missing[i] != coming[i]) return false;
+    }
+    return true;
+  }
   bool cached() const { return entry != cache::kNoEntry; }
   bool complete() const { return in_flight == 0 && (cached() ? (requested & ~present) == 0 : next_chunk == chunks.size()); }
   void recycle() {
@@ -174,6 +191,19 @@ struct Core::Transfer {
   static ChunkNumber token(TransferNumber transfer, std::size_t chunk) { return transfer << 24 | chunk; }
   static TransferNumber transfer_of(ChunkNumber token) { return token >> 24; }
   static std::size_t chunk_of(ChunkNumber token) { return token & 0xFFFFFF; }
+};
+
+/// A chunk after chunk_queued. Its transfer may end before it is done, and its slot be filled anew.
+struct Core::QueuedChunk {
+  LayerNumber layer = 0;
+  LaneNumber lane = 0;
+  SlabNumber slab = 0;
+  Class urgency = Class::kDemand;
+  telemetry::Chunk facts;            // for the recorder
+  Clock::time_point started{};
+  TransferNumber origin = 0;         // in the node cache, which must stay until it is done
+  std::vector<FetchNumber> fetches;  // with ready wants that depend on it
+  void recycle() { *this = QueuedChunk{}; }
 };
 
 struct Core::Choice {

@@ -27,6 +27,7 @@ struct LaneLimits {
   std::uint32_t background_chunks = 2;  // of them, of each class but demand
   std::uint32_t idle_chunks = 1;        // of them, of each class that uses idle lanes only: prefetch and placement
   std::uint32_t aging = 20;             // every so many chunks, one goes to a class that was passed over; 0: never
+  std::uint64_t chunk_bytes = 0;        // at most; 0: CoreOptions'
   std::uint32_t nic = kNoNic;           // of the node, through which the lane goes; shared with the node's other ranks
 };
 

@@ -73,7 +73,7 @@ bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point
   Want& want = of.wants[index];
   if (want.cached != 0) {
     want.source.path = CARDEA_PATH_CACHE;
-    want.source.lane = options_.copy_lane;
+    want.source.lane = slab.copies.value_or(options_.copy_lane);
   } else {
     // While it waited, its source may have gone, or a better one come.
     const Choice choice = choose(layer(of.spec.layer), want.expert, of.spec);
@@ -81,7 +81,7 @@ bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point
       advance(of, index, now);  // parks it, fails it, or makes it ready where it lies
       return true;
     }
-    aim(want, *choice.source, of.spec.into_slots);
+    aim(want, *choice.source, of.spec);
     if (!of.spec.gang && take_from_cache(of, index, now)) return true;
   }
   const Slab::Key key{of.spec.layer, want.expert, of.spec.version};
@@ -239,6 +239,7 @@ Core::Transfer& Core::open_transfer(Slab& slab, Fetch& of, const Want& want) {
   Transfer& opened = new_transfer(of, want);
   opened.slab = slab.number;
   opened.slot = *slab.slots.take_empty();
+  opened.by_gpu = want.source.path == CARDEA_PATH_NODE_GPU || (slab.copies == want.source.lane);
   if (opened.urgency != Class::kDemand) slab.yielding.insert(opened.number);
   slab.transfer_in[opened.slot] = opened.number;
   slab.index.set({opened.layer, opened.expert, opened.version}, opened.number);
@@ -258,7 +259,7 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
       transfer.origin = want.cached;
       ++transfers_.at(want.cached).pins;
     }
-  } else if (more != 0 && lost_.contains(transfer.source.rank)) {
+  } else if (more != 0 && lost_.contains(transfer.source.rank) && !transfer.by_gpu) {
     return false;
   }
   if (transfer.spare) {
@@ -276,7 +277,7 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
     request(transfer, more);
     if (transfer.urgency != Class::kDemand) slabs_.at(transfer.slab)->yielding.insert(transfer.number);
   }
-  if ((of.spec.segments & ~transfer.present) == 0) {
+  if (transfer.has(of.spec)) {
     make_ready(of, index, now);
   } else {
     transfer.waiting.push_back({of.number, index});
@@ -287,8 +288,10 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
 
 void Core::request(Transfer& transfer, SegmentMask segments) {
   Layer& of = layer(transfer.layer);
-  std::vector<ChunkRange>& ranges = of.ranges[segments];
-  if (ranges.empty()) ranges = of.layout.chunks(segments, options_.chunk_bytes);
+  const std::uint64_t of_lane = lanes_[transfer.source.lane].limits().chunk_bytes;
+  const std::uint64_t chunk_bytes = of_lane != 0 ? of_lane : options_.chunk_bytes;
+  std::vector<ChunkRange>& ranges = of.ranges[{segments, chunk_bytes}];
+  if (ranges.empty()) ranges = of.layout.chunks(segments, chunk_bytes);
   for (const ChunkRange& range : ranges) transfer.add_chunk(range);
   transfer.requested |= segments;
   if (!transfer.queued) transfer.queued = lanes_[queue_of(transfer.source.lane)].add(transfer.number, transfer.urgency);
@@ -382,7 +385,7 @@ void Core::drained_one(Transfer& transfer, Clock::time_point now) {
 std::vector<Core::WantRef> Core::take_complete(Transfer& transfer) {
   std::vector<WantRef> complete;
   std::erase_if(transfer.waiting, [&](const WantRef& ref) {
-    const bool here = (fetch_of(ref.fetch).spec.segments & ~transfer.present) == 0;
+    const bool here = transfer.has(fetch_of(ref.fetch).spec);
     if (here) complete.push_back(ref);
     return here;
   });
@@ -484,7 +487,81 @@ telemetry::Chunk Core::facts_of(const Transfer& transfer, std::size_t index) {
           .path = static_cast<std::uint8_t>(transfer.source.path)};
 }
 
+void Core::chunk_queued(ChunkNumber token, Clock::time_point now) {
+  // From here on the slot may be given to the next: who writes there waits for this chunk on the GPU.
+  Transfer& transfer = transfers_.at(Transfer::transfer_of(token));
+  Transfer::Chunk& chunk = transfer.chunks[Transfer::chunk_of(token)];
+  chunk.queued = true;
+  --transfer.in_flight;
+  ++layer(transfer.layer).draining;
+  ++slabs_.at(transfer.slab)->under_way;
+  QueuedChunk& queued = queued_chunks_.add(token);
+  queued.layer = transfer.layer;
+  queued.lane = transfer.source.lane;
+  queued.slab = transfer.slab;
+  queued.urgency = chunk.urgency;
+  queued.origin = transfer.origin;
+  queued.started = chunk.started;
+  if (options_.recorder != nullptr) queued.facts = facts_of(transfer, Transfer::chunk_of(token));
+  if (transfer.origin != 0) ++transfers_.at(transfer.origin).pins;
+  for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
+    if (chunk.range.segments >> i & 1) ++transfer.coming[i];
+  }
+  if (transfer.abandoned) return drained_one(transfer, now);
+  const std::vector<WantRef> ready = take_complete(transfer);
+  if (transfer.complete()) let_go_of_origin(transfer, now);
+  for (const WantRef& ref : ready) make_ready(fetch_of(ref.fetch), ref.want, now);
+}
+
+void Core::await_queued(Fetch& of, const Transfer& transfer) {
+  for (std::size_t i = 0; i < transfer.chunks.size(); ++i) {
+    const Transfer::Chunk& chunk = transfer.chunks[i];
+    if (!chunk.queued || chunk.done || (chunk.range.segments & of.spec.segments) == 0) continue;
+    queued_chunks_.at(Transfer::token(transfer.number, i)).fetches.push_back(of.number);
+    ++of.under_way;
+  }
+}
+
+bool Core::queued_chunk_done(ChunkNumber token, const Status& status, Clock::time_point now) {
+  QueuedChunk* const found = queued_chunks_.find(token);
+  if (found == nullptr) return false;
+  QueuedChunk queued;
+  std::swap(queued, *found);
+  queued_chunks_.erase(token);
+  if (options_.recorder != nullptr) options_.recorder->done(now, queued.facts, now - queued.started, status.code());
+  lanes_[queue_of(queued.lane)].finished(queued.urgency);
+  --chunks_in_flight_;
+  --slabs_.at(queued.slab)->under_way;
+  if (Transfer* const transfer = transfers_.find(Transfer::transfer_of(token)); transfer != nullptr) {
+    Transfer::Chunk& chunk = transfer->chunks[Transfer::chunk_of(token)];
+    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
+      if (chunk.range.segments >> i & 1) --transfer->coming[i];
+    }
+    if (!status.ok() && transfer->spare) {
+      drop_spare(*slabs_.at(transfer->slab), transfer->slot);
+    } else if (!status.ok()) {
+      abandon(*transfer, status, now);
+    } else if (!transfer->abandoned) {
+      transfer->arrived(chunk);
+      for (const WantRef& ref : take_complete(*transfer)) make_ready(fetch_of(ref.fetch), ref.want, now);
+    }
+  }
+  for (const FetchNumber number : queued.fetches) {
+    Fetch* const of = fetches_.find(number);
+    if (of == nullptr) continue;
+    --of->under_way;
+    // What was delivered already cannot be taken back: whoever waits for the fetch hears of it.
+    if (!status.ok() && of->first_failure.ok()) of->first_failure = status;
+    if (of->under_way == 0 || !status.ok()) progress(*of);
+  }
+  if (queued.origin != 0) unpin(transfers_.at(queued.origin), now);
+  let_go(queued.layer);
+  pump(queued.lane, now);
+  return true;
+}
+
 void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point now) {
+  if (queued_chunk_done(token, status, now)) return;
   const TransferNumber number = Transfer::transfer_of(token);
   Transfer& transfer = transfers_.at(number);
   Transfer::Chunk& chunk = transfer.chunks[Transfer::chunk_of(token)];

@@ -7,7 +7,7 @@ namespace cardea::core {
 
 Versions::Versions(Membership members) : members_(std::move(members)) {}
 
-Status Versions::publish(Version version, std::vector<Notice>& out) {
+Status Versions::may_publish(Version version) const {
   if (version == kNoVersion) return Status(CARDEA_ERR_INVALID_ARGUMENT, "version 2^64-1 means \"none\"");
   if (own_) {
     return Status::error(CARDEA_ERR_BUSY, "version {} was not collected; it must be before version {} is published", *own_,
@@ -17,6 +17,11 @@ Status Versions::publish(Version version, std::vector<Notice>& out) {
     return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "version {} is not greater than version {}, published before", version,
                          *retired_);
   }
+  return {};
+}
+
+Status Versions::publish(Version version, std::vector<Notice>& out) {
+  if (const Status status = may_publish(version); !status.ok()) return status;
   own_ = version;
   for (const Rank rank : members_.ranks()) {
     if (rank != members_.self()) out.push_back({rank, Notice::Kind::kPublished, 0, version});

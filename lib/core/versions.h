@@ -41,6 +41,7 @@ class Versions {
   const Membership& members() const { return members_; }
 
   /// This rank as a source.
+  Status may_publish(Version version) const;
   Status publish(Version version, std::vector<Notice>& out);
   /// OK, IN_PROGRESS, STALE, BUSY (this rank itself has not finished), INVALID_ARGUMENT, PEER_LOST; OK retires the version.
   Status collect(Version version, bool lent);

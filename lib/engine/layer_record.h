@@ -21,23 +21,34 @@ namespace cardea::engine {
 struct SlabRecord {
   core::SlabNumber number = 0;
   core::SegmentLayout layout;
+  std::uint32_t slots = 0;
   std::uint32_t first_slot = 0;
   std::vector<std::byte*> base;  // row 0, by segment
   std::vector<std::uint64_t> stride;
   std::uint32_t layers = 0;           // that name it
   std::vector<RegionNumber> regions;  // that registered rows lie in
   LandingMemory memory;               // empty if the rows are the framework's
+  bool on_device = false;
+  std::shared_ptr<cuda::DeviceMemory> device_memory;  // on the device, if the rows are Cardea's
 
   std::byte* row(std::size_t segment, core::SlotIndex slot) const {
     return base[segment] + stride[segment] * (first_slot + slot);
   }
 };
 
+/// Where a slab is to lie; with device memory made for it beforehand, unless the rows are the framework's.
+struct SlabMemory {
+  bool on_device = false;
+  std::shared_ptr<cuda::DeviceMemory> own;
+};
+
 /// Another rank as a source of the layer.
 struct SourceRecord {
   LayerAnnounce announce;
   std::unordered_map<ExpertIndex, std::size_t> local_of;
+  std::set<std::uint32_t> on_device;                 // regions of device memory
   std::map<std::uint32_t, const std::byte*> mapped;  // regions that are mapped here
+  std::map<std::uint32_t, std::shared_ptr<const cuda::PeerMapping>> device;  // those of device memory that are
 };
 
 /// A view's memory and place.
@@ -66,9 +77,11 @@ struct LayerRecord {
 
   std::map<Rank, SourceRecord> sources;  // the other members, as they announced themselves
   std::set<Rank> left;     // of the sources, those that have ended their part before this rank knew all members
+  std::uint32_t mapping = 0;  // regions of others that are being mapped for this rank's GPU
   bool announced = false;  // the others have been told this rank's part
   bool formed = false;
   bool closing = false;  // lends nothing any more
+  std::optional<Version> publishing;  // will be published when a stream gets there
   Status failure;        // why it will never be formed
 
   // cardea_expert_table_t; sized once, so that its addresses stay

@@ -5,13 +5,11 @@
 #include <algorithm>
 
 #include "lib/base/log.h"
+#include "lib/engine/lanes.h"
 #include "lib/engine/runtime.h"
 
 namespace cardea::engine {
 namespace {
-
-constexpr core::LaneNumber kNetworkIn = 0;
-constexpr core::LaneNumber kNodeCopy = 1;
 
 // Which incarnation of a layer id is meant is part of the key, so that late messages of one that ended are not taken for
 // its successor's. Members begin and end layers in the same order, so they count alike.
@@ -156,6 +154,7 @@ void Runtime::announce_to_others(std::shared_ptr<LayerRecord> layer) {
       std::byte* base;
       std::uint64_t bytes;
       int descriptor;
+      std::shared_ptr<DeviceBacking> device;
     };
     std::vector<Memory> memory;
     LayerAnnounce announce;
@@ -165,15 +164,16 @@ void Runtime::announce_to_others(std::shared_ptr<LayerRecord> layer) {
       announce = layer->announce;
       for (const RegionNumber number : regions) {
         const Regions::Region& region = regions_.at(number);
-        memory.push_back({number, region.base, region.bytes, region.descriptor()});
+        memory.push_back({number, region.base, region.bytes, region.descriptor(), region.device});
       }
     }
     for (const Rank peer : layer->others) {
       transport::Transport& transport = *route_[peer];
       announce.regions.clear();
       for (const Memory& region : memory) {
-        Result<Bytes> descriptor =
-            transport.offer(region.number, region.base, region.bytes, region.descriptor, std::span(&peer, 1));
+        Result<Bytes> descriptor = region.device ? offer_device(region.number, region.bytes, *region.device, peer)
+                                                 : transport.offer(region.number, region.base, region.bytes,
+                                                                   region.descriptor, std::span(&peer, 1));
         if (!descriptor.ok()) {
           const auto held = lock();
           layer->announced = true;
@@ -189,6 +189,21 @@ void Runtime::announce_to_others(std::shared_ptr<LayerRecord> layer) {
     layer->announced = true;
     observer_.on_change();
   });
+}
+
+Result<Bytes> Runtime::offer_device(std::uint32_t number, std::uint64_t bytes, const DeviceBacking& device, Rank peer) {
+  cuda::Export told = device.told();
+  if (options_.node_of[peer] != options_.node_of[options_.self]) {
+    // Nothing that another node could use; it asks.
+    cuda::Export none;
+    none.allocation = bytes;
+    return none.encode();
+  }
+  if (told.kind == cuda::Export::Kind::kDescriptor) {
+    const Status passed = route_[peer]->pass_descriptor(number, bytes, device.descriptor(), peer);
+    if (!passed.ok()) return passed;
+  }
+  return told.encode();
 }
 
 void Runtime::replay_early(std::shared_ptr<LayerRecord> layer) {
@@ -234,6 +249,13 @@ Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce an
     if (!sizes.emplace(offer.region, offer.bytes).second) return refuse("a region twice");
     // Several layers may lie in one region; its transport hears of it once.
     const auto [known, fresh] = peer_regions_.try_emplace(key, PeerRegion{0, false, offer.bytes});
+    if (cuda::Export::is_one(offer.descriptor)) {
+      if (!fresh && (known->second.bytes != offer.bytes || known->second.gone))
+        return refuse(fmt::format("region {} is not what it was", offer.region));
+      source.on_device.insert(offer.region);
+      if (const Status status = map_device_region(from, layer, offer, source); !status.ok()) return status.with_peer(from);
+      continue;
+    }
     if (fresh) {
       if (const Status status = route_[from]->accept(key, offer.bytes, offer.descriptor); !status.ok()) {
         peer_regions_.erase(known);
@@ -297,7 +319,7 @@ void Runtime::note_layer(const LayerRecord& layer, const std::vector<core::Exper
 }
 
 void Runtime::form_if_complete(LayerRecord& layer) {
-  if (layer.formed || !layer.failure.ok() || layer.sources.size() != layer.others.size()) return;
+  if (layer.formed || !layer.failure.ok() || layer.sources.size() != layer.others.size() || layer.mapping != 0) return;
   std::vector<core::ExpertSources> experts(layer.num_experts);
   const auto add = [&](Rank rank, const LayerAnnounce& announce) {
     for (std::size_t i = 0; i < announce.experts.size(); ++i) {
@@ -318,8 +340,15 @@ void Runtime::form_if_complete(LayerRecord& layer) {
         const bool mapped = std::all_of(announce.places.begin(), announce.places.end(), [&](const SegmentPlace& place) {
           return source.mapped.contains(place.of(i).region);
         });
-        option.path = !same_node ? CARDEA_PATH_NETWORK : mapped ? CARDEA_PATH_NODE_MAPPED : CARDEA_PATH_NODE_COPY;
-        option.lane = same_node ? kNodeCopy : kNetworkIn;
+        const bool by_gpu = std::all_of(announce.places.begin(), announce.places.end(), [&](const SegmentPlace& place) {
+          const std::uint32_t region = place.of(i).region;
+          return source.device.contains(region) || source.mapped.contains(region);
+        });
+        option.path = !same_node ? CARDEA_PATH_NETWORK
+                      : mapped   ? CARDEA_PATH_NODE_MAPPED
+                      : by_gpu   ? CARDEA_PATH_NODE_GPU
+                                 : CARDEA_PATH_NODE_COPY;
+        option.lane = !same_node ? kNetworkIn : option.path == CARDEA_PATH_NODE_GPU ? kGpuPull : kNodeCopy;
       }
       expert.options.push_back(option);
     }
@@ -361,12 +390,16 @@ Status Runtime::end_layer(LayerRecord& layer, const Status& why) {
     layer.closing = true;
     return Status::error(CARDEA_IN_PROGRESS, "layer {}: chunks are being sent to other ranks", layer.layer_id);
   }
+  if (layer.formed && copier_ && core_.draining(layer.number) != 0)
+    return Status::error(CARDEA_IN_PROGRESS, "layer {}: copies of it are under way", layer.layer_id);
   if (const Status status = core_.remove_layer(layer.number); !status.ok()) return status;
   const std::shared_ptr<LayerRecord> kept = layers_.at(layer.key);
   const Status reason = layer.formed ? Status() : layer.failure.ok() ? why : layer.failure;
   for (const Rank peer : layer.others) send(peer, LayerLeft{layer.key, reason});
   drop_local(layer);
-  for (const auto& [rank, source] : layer.sources) {
+  drop_staged(layer.number);
+  for (auto& [rank, source] : layer.sources) {
+    for (auto& [region, mapping] : source.device) destroy_on_copier(std::move(mapping));
     for (const RegionOffer& offer : source.announce.regions) let_go_of(rank, offer.region);
   }
   if (layer.slab) --layer.slab->layers;
@@ -384,6 +417,7 @@ void Runtime::let_go_of(Rank owner, RegionNumber region) {
   if (known == peer_regions_.end()) return;
   if (known->second.layers != 0) --known->second.layers;
   if (known->second.layers != 0 || (!known->second.gone && !lost_.contains(owner))) return;
+  destroy_on_copier(std::move(known->second.device));
   peer_regions_.erase(known);
   enqueue([transport = route_[owner], key] { transport->forget(key); });
 }

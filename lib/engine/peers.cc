@@ -158,11 +158,22 @@ Result<transport::Lease> Runtime::lend(Rank asker, const transport::ExpertAddres
   }
   if (const Status status = core_.lend(layer.number, expert.version); !status.ok())
     return refuse(status.code(), status.message());
+  std::shared_ptr<std::byte[]> staged;  // what device memory was copied to
+  if (in_device_memory(layer, local->second)) {
+    Result<std::shared_ptr<std::byte[]>> copied = stage(layer, expert);
+    if (!copied.ok()) {
+      core_.give_back(layer.number);
+      dispatch();
+      return copied.status();
+    }
+    staged = std::move(*copied);
+  }
   transport::Lease lease{next_lease_++, {}};
   layer.layout.for_each_piece(offset, bytes, [&](std::size_t segment, std::uint64_t at, std::uint64_t length) {
-    lease.pieces.push_back({layer.local[segment][local->second] + at, length});
+    std::byte* const base = staged ? staged.get() + layer.layout.offset(segment) : layer.local[segment][local->second];
+    lease.pieces.push_back({base + at, length});
   });
-  leases_.emplace(lease.id, Lent{layer.number, asker, expert.expert, now()});
+  leases_.emplace(lease.id, Lent{layer.number, asker, expert.expert, now(), std::move(staged)});
   if (recorder_) {
     const telemetry::Chunk chunk{
         .version = expert.version, .offset = offset, .bytes = bytes, .layer = layer.number, .expert = expert.expert};

@@ -9,11 +9,21 @@
 
 #include "lib/base/shared_memory.h"
 #include "lib/base/status.h"
+#include "lib/cuda/memory.h"
 #include "lib/engine/messages.h"
 
 namespace cardea::engine {
 
 using RegionNumber = std::uint32_t;
+
+/// Device memory that a region is: Cardea's own, or the framework's. Goes away on the copier's thread.
+struct DeviceBacking {
+  cuda::DeviceMemory own;
+  cuda::Shareable shared;
+
+  cuda::Export told() const { return own ? own.told() : shared.told; }
+  int descriptor() const { return own ? own.descriptor() : shared.descriptor.get(); }
+};
 
 class Regions {
  public:
@@ -23,6 +33,7 @@ class Regions {
     SharedMemory shared;      // empty for the framework's own memory
     std::uint32_t users = 0;  // layers and slabs that lie in it
     bool implicit = false;    // made for one layer, and removed with it
+    std::shared_ptr<DeviceBacking> device;  // empty for host memory
     int descriptor() const { return shared ? shared.descriptor() : -1; }
   };
 
@@ -31,12 +42,17 @@ class Regions {
     Result<SharedMemory> memory = SharedMemory::create("cardea", bytes);
     if (!memory.ok()) return memory.status();
     std::byte* const base = memory->data();
-    return add(Region{base, bytes, std::move(*memory)});
+    return add(Region{base, bytes, std::move(*memory), 0, false, {}});
   }
   RegionNumber add_private(void* base, std::uint64_t bytes, bool implicit) {
-    return add(Region{static_cast<std::byte*>(base), bytes, {}, 0, implicit});
+    return add(Region{static_cast<std::byte*>(base), bytes, {}, 0, implicit, {}});
+  }
+  RegionNumber add_device(void* base, std::uint64_t bytes, std::shared_ptr<DeviceBacking> device, bool implicit) {
+    return add(Region{static_cast<std::byte*>(base), bytes, {}, 0, implicit, std::move(device)});
   }
   Region& at(RegionNumber number) { return regions_.at(number); }
+  const Region& at(RegionNumber number) const { return regions_.at(number); }
+  bool contains(RegionNumber number) const { return regions_.contains(number); }
   void remove(RegionNumber number) { regions_.erase(number); }
 
   /// The region that holds all of [address, address + bytes); the newest if several do.

@@ -5,26 +5,28 @@
 #include <cstring>
 
 #include "lib/base/log.h"
+#include "lib/engine/lanes.h"
 
 namespace cardea::engine {
 namespace {
 
-// Lanes, by number. The network's inward direction, and copies within the node.
-constexpr core::LaneNumber kNetworkIn = 0;
-constexpr core::LaneNumber kNodeCopy = 1;
-
 std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
-  std::vector<core::LaneLimits> limits(2);
+  std::vector<core::LaneLimits> limits(4);
   limits[kNetworkIn].chunks = options.chunks_in_flight;
   limits[kNetworkIn].nic = 0;
   limits[kNodeCopy].chunks = 4;
+  // The GPU's copy engines take whole experts, and all that is wanted at once: a batch costs less than its pieces.
+  for (const core::LaneNumber lane : {kGpuPull, kGpuUpload}) {
+    limits[lane].chunks = UINT32_MAX;
+    limits[lane].chunk_bytes = std::uint64_t{1} << 48;
+  }
   return limits;
 }
 
 std::unique_ptr<telemetry::Recorder> make_recorder(const RuntimeOptions& options) {
   if (options.record == 0) return nullptr;
   return std::make_unique<telemetry::Recorder>(
-      telemetry::RecorderOptions{options.self, {"network-in", "node-copy"}, options.record});
+      telemetry::RecorderOptions{options.self, {"network-in", "node-copy", "gpu-pull", "gpu-upload"}, options.record});
 }
 
 }  // namespace
@@ -70,6 +72,7 @@ void Runtime::dispatch() {
   }
   spare_actions_ = std::move(actions);
   arm_timer();
+  if (std::exchange(copies_submitted_, false)) issue_or_wake();
 }
 
 void Runtime::enqueue(std::function<void()> work) {
@@ -109,8 +112,10 @@ void Runtime::arm_timer() {
 }
 
 void Runtime::carry_out(const core::StartChunk& start) {
+  if (copier_ && copy_by_gpu(start)) return;
   if (start.from != cache::kNoEntry) return copy_from_cache(start);
   transport::ChunkOrder order = order_for(start);
+  if (start.into == cache::kNoEntry && slabs_.at(start.slab)->on_device) bounce(start, order);
   if (start.into == cache::kNoEntry || !options_.back) {
     return enqueue(
         [transport = route_[start.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });
@@ -144,7 +149,7 @@ void Runtime::copy_from_cache(const core::StartChunk& start) {
         pieces.push_back({slot_of(start, layer, segment) + offset, entry + layer.layout.offset(segment) + offset, bytes});
         payload += bytes;
       });
-  in_flight_[start.chunk] = {CARDEA_PATH_CACHE, payload};
+  in_flight_[start.chunk] = {CARDEA_PATH_CACHE, payload, false, {}};
   enqueue([this, token = start.chunk, pieces = std::move(pieces)] {
     for (const Piece& piece : pieces) std::memcpy(piece.to, piece.from, piece.bytes);
     on_chunk_done(token, {});
@@ -171,7 +176,10 @@ transport::ChunkOrder Runtime::order_for(const core::StartChunk& start) {
                                 order.source_pieces.push_back({{start.source, at.region}, at.offset + offset, bytes});
                                 payload += bytes;
                               });
-  in_flight_[start.chunk] = {start.lane == kNetworkIn ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY, payload};
+  // Device memory that is not mapped here can't be read by a transport: its owner is asked.
+  const auto readable = [&](const transport::RemotePiece& piece) { return !source.on_device.contains(piece.region.region); };
+  if (!std::all_of(order.source_pieces.begin(), order.source_pieces.end(), readable)) order.source_pieces.clear();
+  in_flight_[start.chunk] = {start.lane == kNetworkIn ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY, payload, false, {}};
   return order;
 }
 
@@ -193,30 +201,49 @@ Status Runtime::free_region(RegionNumber number) {
     for (transport::Transport* transport : transports) {
       if (transport != nullptr) transport->withdraw(number);
     }
+    if (!kept->device) return;
+    const auto held = lock();
+    destroy_on_copier(std::move(kept->device));
   });
   return {};
 }
 
-Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout layout, std::uint32_t slots,
-                                                         std::uint32_t first_slot, const std::vector<Placement>& places) {
-  auto slab = std::make_shared<SlabRecord>();
-  if (places.empty()) {
-    std::uint64_t total = 0;
-    std::vector<std::uint64_t> starts;
-    for (const core::Segment& segment : layout.segments()) {
-      const std::uint64_t stride = (segment.bytes + segment.alignment - 1) / segment.alignment * segment.alignment;
-      total = (total + 4095) / 4096 * 4096;
-      starts.push_back(total);
-      slab->stride.push_back(stride);
-      if (__builtin_mul_overflow(stride, std::uint64_t{slots}, &total) ||
-          __builtin_add_overflow(total, starts.back(), &total)) {
-        return Status(CARDEA_ERR_NO_MEMORY, "the slab is larger than the address space");
-      }
+Result<Runtime::SlabPlan> Runtime::plan_slab(const core::SegmentLayout& layout, std::uint32_t slots) {
+  SlabPlan plan;
+  for (const core::Segment& segment : layout.segments()) {
+    const std::uint64_t stride = (segment.bytes + segment.alignment - 1) / segment.alignment * segment.alignment;
+    plan.bytes = (plan.bytes + 4095) / 4096 * 4096;
+    plan.starts.push_back(plan.bytes);
+    plan.strides.push_back(stride);
+    if (__builtin_mul_overflow(stride, std::uint64_t{slots}, &plan.bytes) ||
+        __builtin_add_overflow(plan.bytes, plan.starts.back(), &plan.bytes)) {
+      return Status(CARDEA_ERR_NO_MEMORY, "the slab is larger than the address space");
     }
-    Result<LandingMemory> memory = LandingMemory::create(total);
-    if (!memory.ok()) return memory.status().within(fmt::format("slab of {} slots, {} bytes", slots, total));
-    slab->memory = std::move(*memory);
-    for (const std::uint64_t start : starts) slab->base.push_back(slab->memory.data() + start);
+  }
+  return plan;
+}
+
+Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout layout, std::uint32_t slots,
+                                                         std::uint32_t first_slot, const std::vector<Placement>& places,
+                                                         SlabMemory memory) {
+  auto slab = std::make_shared<SlabRecord>();
+  slab->slots = slots;
+  slab->on_device = memory.on_device;
+  if (places.empty()) {
+    Result<SlabPlan> plan = plan_slab(layout, slots);
+    if (!plan.ok()) return plan.status();
+    slab->stride = plan->strides;
+    std::byte* data = nullptr;
+    if (memory.own) {
+      slab->device_memory = std::move(memory.own);
+      data = slab->device_memory->data();
+    } else {
+      Result<LandingMemory> landing = LandingMemory::create(plan->bytes);
+      if (!landing.ok()) return landing.status().within(fmt::format("slab of {} slots, {} bytes", slots, plan->bytes));
+      slab->memory = std::move(*landing);
+      data = slab->memory.data();
+    }
+    for (const std::uint64_t start : plan->starts) slab->base.push_back(data + start);
   } else {
     slab->first_slot = first_slot;
     for (std::size_t i = 0; i < places.size(); ++i) {
@@ -230,7 +257,7 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
     }
   }
   slab->layout = std::move(layout);
-  slab->number = core_.add_slab(slots);
+  slab->number = core_.add_slab(slots, slab->on_device ? std::optional(kGpuUpload) : std::nullopt);
   slabs_.emplace(slab->number, slab);
   return slab;
 }
@@ -239,6 +266,12 @@ Status Runtime::destroy_slab(SlabRecord& slab) {
   if (slab.layers != 0) return Status::error(CARDEA_ERR_BUSY, "{} layers name the slab", slab.layers);
   if (const Status status = core_.remove_slab(slab.number); !status.ok()) return status;
   for (const RegionNumber region : slab.regions) --regions_.at(region).users;
+  if (slab.on_device) {
+    std::vector<cuda::SlotKey> slots;
+    for (core::SlotIndex slot = 0; slot < slab.slots; ++slot) slots.push_back(slot_key(slab.number, slot));
+    copier_->forget(slots);
+    destroy_on_copier(std::move(slab.device_memory));
+  }
   slabs_.erase(slab.number);
   return {};
 }
@@ -265,7 +298,10 @@ Status Runtime::finish(LayerRecord& layer, Version version) {
 
 Status Runtime::collect(LayerRecord& layer, Version version) {
   const Status status = core_.collect(layer.number, version);
-  if (status.ok()) stamps_.set(regions_, layer.stamp, kNoVersion);
+  if (status.ok()) {
+    stamps_.set(regions_, layer.stamp, kNoVersion);
+    drop_staged(layer.number);
+  }
   if (recorder_ && status.ok()) recorder_->of_version(now(), telemetry::What::kCollect, layer.number, version);
   dispatch();
   return status;
@@ -318,12 +354,17 @@ void Runtime::enter_in_table(LayerRecord& layer, Version version, const core::De
   }
 }
 
-std::vector<Runtime::Delivered> Runtime::take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max) {
+std::vector<Runtime::Delivered> Runtime::take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max,
+                                              cuda::Stream stream, std::vector<cuda::SlotKey>* slots) {
   const Version version = core_.version_of(fetch);
   std::vector<Delivered> delivered;
   for (core::Delivery& delivery : core_.take(fetch, max)) {
     const Spot spot = spot_of(layer, delivery);
     enter_in_table(layer, version, delivery, spot);
+    if (slots != nullptr && delivery.view != 0 && delivery.slot) {
+      slots->push_back(slot_key(delivery.slab, *delivery.slot));
+      stream_views_.emplace(delivery.view, StreamView{stream, slots->back()});
+    }
     delivered.push_back({std::move(delivery), spot});
   }
   if (recorder_ && !delivered.empty())
@@ -336,6 +377,7 @@ Status Runtime::release(core::ViewNumber view) {
   Result<core::ReleasedView> released = core_.release(view, when);
   if (!released.ok()) return released.status();
   if (recorder_) recorder_->release(when, released->fetch, released->expert);
+  stream_views_.erase(view);
   LayerRecord& layer = *by_number_.at(released->layer);
   if (!layer.local_of.contains(released->expert) && --layer.table_views[released->expert] == 0) {
     cardea_expert_entry_t& entry = layer.table[released->expert];
@@ -379,8 +421,12 @@ void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
   const auto held = lock();
   const auto flight = in_flight_.find(token);
   if (flight == in_flight_.end()) return;
+  if (status.ok() && upload_bounced(token, flight->second)) return dispatch();
   if (status.ok()) {
-    (flight->second.path == CARDEA_PATH_NETWORK ? bytes_.network_received : bytes_.node_copied) += flight->second.payload;
+    std::uint64_t& bytes = flight->second.path == CARDEA_PATH_NETWORK    ? bytes_.network_received
+                           : flight->second.path == CARDEA_PATH_NODE_GPU ? bytes_.node_gpu
+                                                                         : bytes_.node_copied;
+    bytes += flight->second.payload;
   }
   in_flight_.erase(flight);
   core_.chunk_done(token, status, executor_.now());

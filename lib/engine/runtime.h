@@ -6,8 +6,13 @@
 // (Listener), which come on the executor, take it themselves. Nothing is sent and no copy is started while it is held: what
 // is to be done is queued in order and carried out by the executor. No function waits; where something takes time, the
 // Observer is told when to look again.
+//
+// The GPU's driver is called without the mutex, and never by the executor's thread: what goes to the GPU is left with the
+// copier, whose orders are issued by the caller's thread when it has let go of the mutex (CallerIssues) or by the copier's
+// own. So a call that the driver holds up cannot keep the executor from doing what the GPU waits for.
 #pragma once
 
+#include <atomic>
 #include <deque>
 #include <functional>
 #include <map>
@@ -20,6 +25,7 @@
 
 #include "lib/base/executor.h"
 #include "lib/core/core.h"
+#include "lib/cuda/copier.h"
 #include "lib/engine/dump.h"
 #include "lib/engine/layer_record.h"
 #include "lib/engine/messages.h"
@@ -49,6 +55,7 @@ struct RuntimeOptions {
   std::size_t record = 0;             // records that the recorder's ring holds; 0: none is made
   /// Brings in memory of the cache's payload before it is written for the first time; unset: all of it is there.
   std::function<Status(std::uint64_t offset, std::uint64_t bytes)> back;
+  int cuda_device = -1;  // this rank's GPU; -1: that of the thread that uses device memory first
 };
 
 /// A segment of the local experts, as in cardea_placement_t: stacked (base and stride) or a pointer each.
@@ -68,13 +75,14 @@ struct LayerRequest {
   std::vector<std::uint8_t> is_home;
   std::vector<Placement> places;
   std::shared_ptr<SlabRecord> slab;
+  std::vector<RegionNumber> found;  // regions made for it by find_device_memory
 };
 
 struct ByteCounters {
-  std::uint64_t node_copied = 0, network_received = 0, network_sent = 0;
+  std::uint64_t node_copied = 0, network_received = 0, network_sent = 0, node_gpu = 0;
 };
 
-class Runtime final : public transport::Listener {
+class Runtime final : public transport::Listener, private cuda::CopyObserver {
  public:
   Runtime(Executor& executor, Observer& observer, RuntimeOptions options);
   ~Runtime() override;
@@ -88,14 +96,74 @@ class Runtime final : public transport::Listener {
   const core::Core& core() const { return core_; }
   Clock::time_point now() const { return executor_.now(); }
 
+  // ---- this rank's GPU (gpu.cc); without the mutex, unless said otherwise
+  /// Finds the driver and this rank's device, once. UNSUPPORTED says what is missing; CONFIGURATION, DEVICE.
+  Status use_device();
+  /// Any thread. Null while no device memory is used; stays what it is from then on.
+  cuda::Copier* copier() const { return gpu_.load(std::memory_order_acquire); }
+  Result<RegionNumber> allocate_device(std::uint64_t bytes);
+  Result<RegionNumber> register_device(void* base, std::uint64_t bytes);
+  /// Makes regions of the device memory that the request's experts lie in. The errors of cuda::share.
+  Status find_device_memory(LayerRequest& request);
+  void drop_unused(const std::vector<RegionNumber>& found);
+  /// Publishes, or tells that this rank has finished, when the stream has done what is queued on it now.
+  Status publish_on(cuda::Stream stream, LayerRecord& layer, Version version);
+  Status finish_on(cuda::Stream stream, LayerRecord& layer, Version version);
+  /// Whose views say on which stream and in which slots they are read; with the mutex.
+  struct StreamView {
+    cuda::Stream stream = nullptr;
+    cuda::SlotKey slot = 0;
+  };
+  std::optional<StreamView> stream_view(core::ViewNumber view) const;
+
+  /// While it lives, what this thread makes the GPU do is issued by this thread, at the latest when it ends: then the mutex
+  /// must be free. Does nothing on the executor's thread (`may`).
+  class CallerIssues {
+   public:
+    CallerIssues(Runtime& runtime, bool may);
+    ~CallerIssues();
+    CallerIssues(const CallerIssues&) = delete;
+    CallerIssues& operator=(const CallerIssues&) = delete;
+
+    /// Around a sleep of this thread.
+    void suspend();
+    void resume();
+
+   private:
+    friend class Runtime;
+    Runtime* runtime_;
+    cuda::Copier* promised_ = nullptr;  // its own thread leaves issuing to this one meanwhile
+    CallerIssues* before_ = nullptr;
+  };
+  /// For a thread that waits: issues and polls. False if no copies are under way, so that there is nothing to wait for here.
+  bool turn_copies(std::unique_lock<std::mutex>& held);
+  /// Sleeps; the copier's thread sees to the copies meanwhile.
+  template <typename Sleep>
+  void sleep_without_copies(Sleep sleep) {
+    leave_copies();
+    sleep();
+    resume_copies();
+  }
+  /// Ends the GPU's work, after the transports' (says whether it did end). Twice is once.
+  bool close_device(Nanoseconds patience);
+
   // ---- memory and slabs
   Result<RegionNumber> allocate(std::uint64_t bytes) { return regions_.allocate(bytes); }
   RegionNumber register_private(void* base, std::uint64_t bytes) { return regions_.add_private(base, bytes, false); }
   Regions::Region& region(RegionNumber number) { return regions_.at(number); }
   /// BUSY while layers lie in it.
   Status free_region(RegionNumber number);
+  /// Where a slab of Cardea's own has its rows.
+  struct SlabPlan {
+    std::vector<std::uint64_t> starts, strides;  // by segment
+    std::uint64_t bytes = 0;
+  };
+  static Result<SlabPlan> plan_slab(const core::SegmentLayout& layout, std::uint32_t slots);
+  /// Finds the device, and makes the memory unless the rows are the framework's. Without the mutex.
+  Result<SlabMemory> slab_memory(const core::SegmentLayout& layout, std::uint32_t slots, const std::vector<Placement>& places);
   Result<std::shared_ptr<SlabRecord>> create_slab(core::SegmentLayout layout, std::uint32_t slots, std::uint32_t first_slot,
-                                                  const std::vector<Placement>& places);
+                                                  const std::vector<Placement>& places, SlabMemory memory = {});
+  /// BUSY; IN_PROGRESS while copies into it are under way.
   Status destroy_slab(SlabRecord& slab);
 
   // ---- layers
@@ -117,12 +185,15 @@ class Runtime final : public transport::Listener {
 
   // ---- fetches; FetchSpec::layer is the record's number
   Result<core::FetchNumber> fetch(const core::FetchSpec& spec);
+  std::shared_ptr<const SlabRecord> slab(core::SlabNumber number) const { return slabs_.at(number); }
   /// Deliveries and where they lie; keeps the expert table.
   struct Delivered {
     core::Delivery delivery;
     Spot spot;
   };
-  std::vector<Delivered> take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max);
+  /// Views of a fetch on a stream are ready in the order of the GPU: `slots` gets those that the stream must wait for.
+  std::vector<Delivered> take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max, cuda::Stream stream = nullptr,
+                              std::vector<cuda::SlotKey>* slots = nullptr);
   Status release(core::ViewNumber view);
   void cancel(core::FetchNumber fetch, const Status& why);
   void cancel_all(const Status& why);
@@ -156,9 +227,12 @@ class Runtime final : public transport::Listener {
   struct Early {  // what arrived for a layer before this rank has begun it
     std::vector<std::pair<Rank, Bytes>> messages;
   };
+  struct Bounce;
   struct InFlight {
     cardea_path_t path = CARDEA_PATH_NONE;
     std::uint64_t payload = 0;
+    bool ordered = false;            // the GPU keeps the order of its slot
+    std::shared_ptr<Bounce> bounce;  // lands in host memory first
   };
 
   // runtime.cc
@@ -173,11 +247,32 @@ class Runtime final : public transport::Listener {
   Spot spot_of(const LayerRecord& layer, const core::Delivery& delivery) const;
   void enter_in_table(LayerRecord& layer, Version version, const core::Delivery& delivery, const Spot& spot);
 
+  // gpu.cc
+  void order_copy(cuda::CopyOrder order);
+  void issue_or_wake();
+  void leave_copies();
+  void resume_copies();
+  bool copy_by_gpu(const core::StartChunk& start);
+  Result<cuda::CopyOrder> copy_order(const core::StartChunk& start) const;
+  void bounce(const core::StartChunk& start, transport::ChunkOrder& order);
+  bool upload_bounced(transport::ChunkToken token, InFlight& flight);
+  bool in_device_memory(const LayerRecord& layer, std::size_t local) const;
+  Result<std::shared_ptr<std::byte[]>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert);
+  void staged(std::uint64_t token, const Status& status);
+  void drop_staged(core::LayerNumber layer);
+  void on_copies_queued(std::span<const std::uint64_t> tokens) override;
+  void on_copy_done(std::uint64_t token, const Status& status) override;
+  Status map_device_region(Rank from, LayerRecord& layer, const RegionOffer& offer, SourceRecord& source);
+  void device_region_mapped(const transport::RegionKey& key, Result<cuda::PeerMapping> mapping);
+  void destroy_on_copier(std::shared_ptr<const void> resource);
+  static cuda::SlotKey slot_key(core::SlabNumber slab, core::SlotIndex slot) { return std::uint64_t{slab} << 32 | slot; }
+
   // layers.cc
   void place_local(const LayerRequest& request, LayerRecord& layer);
   void drop_local(LayerRecord& layer);
   void set_local_slots(LayerRecord& layer) const;
   void announce_to_others(std::shared_ptr<LayerRecord> layer);
+  Result<Bytes> offer_device(std::uint32_t number, std::uint64_t bytes, const DeviceBacking& device, Rank peer);
   void replay_early(std::shared_ptr<LayerRecord> layer);
   Status receive_announce(Rank from, LayerRecord& layer, LayerAnnounce announce);
   void form_if_complete(LayerRecord& layer);
@@ -215,8 +310,18 @@ class Runtime final : public transport::Listener {
     Rank to = kNoRank;
     ExpertIndex expert = 0;
     Clock::time_point since;
+    std::shared_ptr<std::byte[]> staged;  // what it lies in, if it came from device memory
   };
   std::map<std::uint64_t, Lent> leases_;
+  struct Staged {  // an expert of this rank's device memory, copied once for all other nodes
+    Version version = 0;
+    std::shared_ptr<std::byte[]> memory;
+    std::uint64_t copying = 0;  // token; 0: it is here
+    Status failed;
+  };
+  std::map<std::pair<core::LayerNumber, ExpertIndex>, Staged> staged_;
+  std::map<std::uint64_t, std::pair<core::LayerNumber, ExpertIndex>> staging_;  // by token
+  std::uint64_t next_staging_ = std::uint64_t{1} << 63;                         // no chunk's number
   std::uint64_t next_lease_ = 1;
   std::map<Rank, Status> lost_;
   std::set<Rank> departed_;
@@ -225,9 +330,18 @@ class Runtime final : public transport::Listener {
     std::uint32_t layers = 0;
     bool gone = false;
     std::uint64_t bytes = 0;
+    bool opening = false;                             // device memory: on its way to `device`
+    std::shared_ptr<const cuda::PeerMapping> device;  // null also if it could not be mapped
+    std::vector<LayerKey> waiting;                    // layers that count it in `mapping`
   };
   std::map<transport::RegionKey, PeerRegion> peer_regions_;
   ByteCounters bytes_;
+
+  std::mutex making_device_;
+  std::unique_ptr<cuda::Copier> copier_;     // set once
+  std::atomic<cuda::Copier*> gpu_{nullptr};  // the same, for those who hold no mutex
+  bool copies_submitted_ = false;            // since the last dispatch
+  std::unordered_map<core::ViewNumber, StreamView> stream_views_;
 
   std::vector<core::Action> spare_actions_;  // their memory is used again
   std::deque<std::function<void()>> outbox_;

@@ -20,6 +20,7 @@
 
 #include "lib/base/status.h"
 #include "lib/base/types.h"
+#include "lib/base/unique_fd.h"
 
 namespace cardea::transport {
 
@@ -79,6 +80,7 @@ class Listener {
   /// At most once per peer; chunks in flight from it have been completed with PEER_LOST before.
   virtual void on_peer_lost(Rank peer, const Status& why) = 0;
   /// A peer asks for a chunk. STALE (retired version), INVALID_ARGUMENT (no such expert here, or range outside of it).
+  /// IN_PROGRESS: it is being brought to where it can be sent from; to be asked again at Transport::lend_again.
   virtual Result<Lease> lend(Rank asker, const ExpertAddress& expert, std::uint64_t offset, std::uint64_t bytes) = 0;
   virtual void give_back(std::uint64_t lease, std::uint64_t bytes_sent) = 0;
 };
@@ -104,6 +106,17 @@ class Transport {
   virtual Result<Bytes> offer(std::uint32_t region, void* base, std::uint64_t bytes, int memfd,
                               std::span<const Rank> peers) = 0;
   virtual void withdraw(std::uint32_t region) = 0;
+  /// Passes the descriptor of a region of device memory to a peer of the node, ahead of the message that announces it; the
+  /// peer takes it by take_descriptor. UNSUPPORTED by transports between nodes.
+  virtual Status pass_descriptor(std::uint32_t region, std::uint64_t bytes, int descriptor, Rank peer) {
+    static_cast<void>(region), static_cast<void>(bytes), static_cast<void>(descriptor);
+    return Status(CARDEA_ERR_UNSUPPORTED, "no descriptors can be passed to another node").with_peer(peer);
+  }
+  /// None if nothing of this number and size was passed.
+  virtual UniqueFd take_descriptor(RegionKey region, std::uint64_t bytes) {
+    static_cast<void>(region), static_cast<void>(bytes);
+    return {};
+  }
   /// Takes note of a peer's region. `descriptor` is what its offer returned. PROTOCOL if it makes no sense.
   virtual Status accept(RegionKey region, std::uint64_t bytes, ByteView descriptor) = 0;
   virtual void forget(RegionKey region) = 0;
@@ -112,6 +125,9 @@ class Transport {
 
   /// Starts pulling a chunk. Completion, failure included, comes by on_chunk_done.
   virtual void start(ChunkOrder order) = 0;
+
+  /// What was IN_PROGRESS to lend may be ready now.
+  virtual void lend_again() {}
 
   /// Declares a peer lost from above: its chunks complete with PEER_LOST, its messages are ignored from now on.
   virtual void disconnect(Rank peer) = 0;

@@ -8,22 +8,39 @@
 namespace cardea::shm {
 
 Result<std::optional<EndFrame>> Lender::ask(const AskFrame& frame) {
-  if (loans_.size() >= kMaxOpen)
+  if (loans_.size() + not_yet_.size() >= kMaxOpen)
     return Status::error(CARDEA_ERR_PROTOCOL, "more than {} chunks were asked for at a time", kMaxOpen);
-  if (std::any_of(loans_.begin(), loans_.end(), [&](const Loan& loan) { return loan.request == frame.request; })) {
+  const auto same = [&](const auto& other) { return other.request == frame.request; };
+  if (std::any_of(loans_.begin(), loans_.end(), same) || std::any_of(not_yet_.begin(), not_yet_.end(), same)) {
     return Status::error(CARDEA_ERR_PROTOCOL, "request {} was made twice", frame.request);
   }
+  return lend(frame);
+}
+
+std::vector<EndFrame> Lender::ask_again() {
+  std::vector<EndFrame> ends;
+  for (const AskFrame& frame : std::exchange(not_yet_, {})) {
+    if (auto end = lend(frame)) ends.push_back(std::move(*end));
+  }
+  return ends;
+}
+
+std::optional<EndFrame> Lender::lend(const AskFrame& frame) {
   Result<transport::Lease> lease = listener_.lend(peer_, frame.expert, frame.offset, frame.bytes);
-  if (!lease.ok()) return std::optional(EndFrame{frame.request, lease.status()});
+  if (lease.status().code() == CARDEA_IN_PROGRESS) {
+    not_yet_.push_back(frame);
+    return std::nullopt;
+  }
+  if (!lease.ok()) return EndFrame{frame.request, lease.status()};
   Loan loan{.request = frame.request, .lease = std::move(*lease)};
   std::erase_if(loan.lease.pieces, [](const iovec& piece) { return piece.iov_len == 0; });
   for (const iovec& piece : loan.lease.pieces) loan.total += piece.iov_len;
   if (loan.total == 0) {
     listener_.give_back(loan.lease.id, 0);
-    return std::optional(EndFrame{frame.request, {}});
+    return EndFrame{frame.request, {}};
   }
   loans_.push_back(std::move(loan));
-  return std::optional<EndFrame>();
+  return std::nullopt;
 }
 
 std::optional<BulkFrame> Lender::next() {
@@ -61,6 +78,7 @@ std::optional<EndFrame> Lender::sent() {
 }
 
 void Lender::stop() {
+  not_yet_.clear();
   for (const Loan& loan : std::exchange(loans_, {})) listener_.give_back(loan.lease.id, loan.sent);
 }
 

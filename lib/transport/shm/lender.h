@@ -5,6 +5,7 @@
 
 #include <deque>
 #include <optional>
+#include <vector>
 
 #include "lib/transport/shm/frames.h"
 #include "lib/transport/shm/link.h"
@@ -22,6 +23,8 @@ class Lender {
   /// The peer asks. An end frame to be sent if there is nothing to lend or nothing to send; PROTOCOL if it asks for too
   /// much at a time, or twice by one number.
   Result<std::optional<EndFrame>> ask(const AskFrame& frame);
+  /// Asks again for what could not be lent yet; the end frames of what never will.
+  std::vector<EndFrame> ask_again();
   std::optional<BulkFrame> next();
   /// The frame given last has left; an end frame if it was the lease's last.
   std::optional<EndFrame> sent();
@@ -40,6 +43,9 @@ class Lender {
 
   transport::Listener& listener_;
   const Rank peer_;
+  std::optional<EndFrame> lend(const AskFrame& frame);
+
+  std::deque<AskFrame> not_yet_;
   std::deque<Loan> loans_;       // the front one is next, or on its way
   std::uint64_t in_flight_ = 0;  // bytes of the frame given last
 };

@@ -20,6 +20,14 @@ Status RegionTable::arrived(RegionKey key, std::uint64_t bytes, UniqueFd descrip
   return {};
 }
 
+UniqueFd RegionTable::take(RegionKey key, std::uint64_t bytes) {
+  const auto found = unclaimed_.find(key);
+  if (found == unclaimed_.end() || found->second.bytes != bytes) return {};
+  UniqueFd descriptor = std::move(found->second.descriptor);
+  unclaimed_.erase(found);
+  return descriptor;
+}
+
 Status RegionTable::accept(RegionKey key, std::uint64_t bytes, ByteView descriptor) {
   const auto wrong = [&](std::string_view text) {
     return Status::error(CARDEA_ERR_PROTOCOL, "region {} of rank {}, {} bytes: {}", key.region, key.owner, bytes, text)

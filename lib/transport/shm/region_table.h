@@ -27,6 +27,9 @@ class RegionTable {
   /// The owner takes it back; what is accepted stays.
   void withdrawn(transport::RegionKey key) { unclaimed_.erase(key); }
 
+  /// A descriptor that is none of a memfd, for whoever knows what it is.
+  UniqueFd take(transport::RegionKey key, std::uint64_t bytes);
+
   /// As Transport::accept.
   Status accept(transport::RegionKey key, std::uint64_t bytes, ByteView descriptor);
   void forget(transport::RegionKey key);

@@ -94,6 +94,10 @@ Result<Bytes> ShmTransport::offer(std::uint32_t region, void* base, std::uint64_
 }
 
 void ShmTransport::withdraw(std::uint32_t region) {
+  for (auto passed = passed_.lower_bound({region, 0}); passed != passed_.end() && passed->first == region;) {
+    if (Peer* const peer = living(passed->second)) peer->link->send(FrameType::kWithdraw, encode_withdraw(region));
+    passed = passed_.erase(passed);
+  }
   const auto found = offered_.find(region);
   if (found == offered_.end()) return;
   for (const Rank rank : found->second.peers) {
@@ -101,6 +105,20 @@ void ShmTransport::withdraw(std::uint32_t region) {
     if (peer != nullptr && found->second.mappable) peer->link->send(FrameType::kWithdraw, encode_withdraw(region));
   }
   offered_.erase(found);
+}
+
+Status ShmTransport::pass_descriptor(std::uint32_t region, std::uint64_t bytes, int descriptor, Rank rank) {
+  if (!peers_.contains(rank)) {
+    return Status(CARDEA_ERR_INVALID_ARGUMENT, fmt::format("rank {} is not on this node", rank), {.peer = rank});
+  }
+  // A peer keeps what it has: it would take the same number twice for nonsense.
+  if (!passed_.emplace(region, rank).second) return {};
+  if (Peer* const peer = living(rank)) peer->link->send(FrameType::kRegion, encode(RegionFrame{region, bytes}), descriptor);
+  return {};
+}
+
+UniqueFd ShmTransport::take_descriptor(RegionKey region, std::uint64_t bytes) {
+  return regions_.take(region, bytes);
 }
 
 Status ShmTransport::accept(RegionKey region, std::uint64_t bytes, ByteView descriptor) {
@@ -238,6 +256,14 @@ Status ShmTransport::on_ask(Rank from, Peer& peer, ByteView body) {
     peer.link->wake();
   }
   return {};
+}
+
+void ShmTransport::lend_again() {
+  for (auto& [rank, peer] : peers_) {
+    if (peer.lost || closing_) continue;
+    for (const EndFrame& end : peer.lender->ask_again()) peer.link->send(FrameType::kEnd, encode(end));
+    peer.link->wake();
+  }
 }
 
 Status ShmTransport::on_data(Peer& peer, ByteView body) {

@@ -39,10 +39,13 @@ class ShmTransport final : public transport::Transport, private LinkUser {
   Result<Bytes> offer(std::uint32_t region, void* base, std::uint64_t bytes, int memfd,
                       std::span<const Rank> peers) override;
   void withdraw(std::uint32_t region) override;
+  Status pass_descriptor(std::uint32_t region, std::uint64_t bytes, int descriptor, Rank peer) override;
+  UniqueFd take_descriptor(transport::RegionKey region, std::uint64_t bytes) override;
   Status accept(transport::RegionKey region, std::uint64_t bytes, ByteView descriptor) override;
   void forget(transport::RegionKey region) override;
   const std::byte* mapped(transport::RegionKey region) const override;
   void start(transport::ChunkOrder order) override;
+  void lend_again() override;
   void disconnect(Rank peer) override;
   void close(std::function<void()> done) override;
 
@@ -100,6 +103,7 @@ class ShmTransport final : public transport::Transport, private LinkUser {
   const ShmOptions options_;
   std::map<Rank, Peer> peers_;
   std::map<std::uint32_t, Offered> offered_;
+  std::set<std::pair<std::uint32_t, Rank>> passed_;  // descriptors of device memory
   RegionTable regions_;
   std::deque<PullPtr> reading_;
   bool turn_scheduled_ = false;

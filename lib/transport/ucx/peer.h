@@ -49,6 +49,7 @@ struct Peer {
   std::size_t streaming = 0;            // of them, those that UCX has been given
   Nanoseconds chunk_time{0};            // that one of them takes, smoothed; 0: not known yet
   std::deque<ChunkRequest> unanswered;  // the others, in the order of their coming
+  std::deque<ChunkRequest> not_yet;     // what is still being brought to where it can be sent from
   std::optional<bool> hardware_get;
   std::map<RegionKey, ucp_rkey_h> rkeys;  // unpacked on `endpoint`
   std::vector<ucp_rkey_h> retired_rkeys;  // forgotten while ucp_get may still use them

@@ -104,6 +104,10 @@ void UcxTransport::answer(Peer& peer, const ChunkRequest& request) {
     return;
   }
   auto lease = listener_.lend(peer.rank, request.expert, request.offset, request.bytes);
+  if (lease.status().code() == CARDEA_IN_PROGRESS) {
+    peer.not_yet.push_back(request);
+    return;
+  }
   if (!lease.ok()) return refuse(peer, request, lease.status());
   Send out;
   for (const iovec& piece : lease->pieces) {
@@ -121,6 +125,15 @@ void UcxTransport::answer(Peer& peer, const ChunkRequest& request) {
   out.posted = Clock::now();
   out.header = encode_header(options_.self, peer.pass_out, ChunkData{request.token});
   post(peer, std::move(out), options_.stream == StreamProtocol::kRendezvous && request.payload > 0);
+}
+
+void UcxTransport::lend_again() {
+  for (auto& [rank, peer] : peers_) {
+    // They came before those that wait for their turn.
+    peer.unanswered.insert(peer.unanswered.begin(), peer.not_yet.begin(), peer.not_yet.end());
+    peer.not_yet.clear();
+    answer_next(peer);
+  }
 }
 
 void UcxTransport::refuse(Peer& peer, const ChunkRequest& request, const Status& why) {

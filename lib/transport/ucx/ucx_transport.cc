@@ -144,6 +144,7 @@ void UcxTransport::lose(Peer& peer, Status why, bool tell_listener) {
   peer.why = std::move(why).with_peer(peer.rank);
   peer.inbound = {};
   peer.unanswered.clear();
+  peer.not_yet.clear();
   std::vector<Pull*> asked;
   for (const auto& [token, pull] : pulls_) {
     if (pull->peer != &peer) continue;

@@ -34,6 +34,7 @@ class UcxTransport final : public Transport {
   void forget(RegionKey region) override;
   const std::byte* mapped(RegionKey) const override { return nullptr; }
   void start(ChunkOrder order) override;
+  void lend_again() override;
   void disconnect(Rank peer) override;
   void close(std::function<void()> done) override;
 

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// Moves experts by this GPU's copy engines, in the order of the GPU's own streams, and tells when.
+//
+//   submit() ──► inbox ── issue() ──► queued on a stream ── poll() ──► done
+//                             └ on_copies_queued                └ on_copy_done (exactly once for each order)
+//
+// Slots are kept in order by the GPU alone: a copy into a slot waits, on the GPU, for the copy that filled it before and for
+// those who read it (`read_until`), and whoever reads it on a stream waits for the copy (`wait_on`). So a slot may be given
+// to the next expert as soon as its reader has *queued* its last use, without any round trip to the host.
+//
+// Threads: any thread may call anything. The driver is called by issue(), poll(), wait_on() and read_until(), never under a
+// lock that submit() or the observer takes, and never by the engine thread: a driver call may wait for the device, and the
+// device for the engine to open a gate. One thread issues at a time, in order; others that come meanwhile leave their orders
+// to it. A thread of its own ("cardea-gpu") issues what nobody else does, polls while copies are under way, runs tasks
+// (post), and sleeps when there is nothing to do.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+
+#include "lib/base/types.h"
+#include "lib/cuda/batch.h"
+#include "lib/cuda/event.h"
+
+namespace cardea::cuda {
+
+/// A slot of a slab, for the order in which it is written and read; 0: none.
+using SlotKey = std::uint64_t;
+
+enum class Queue : std::uint8_t { kPull, kUpload, kDownload };  // from other GPUs, from host memory, to host memory
+inline constexpr std::size_t kQueues = 3;
+
+struct CopyOrder {
+  std::uint64_t token = 0;
+  Queue queue = Queue::kPull;
+  SlotKey slot = 0;
+  std::vector<CopyPiece> pieces;
+  /// Read after the last byte; another value than `version` makes it STALE. Null: not checked. Must stay readable until
+  /// the order is done.
+  const Version* stamp = nullptr;
+  Version version = 0;
+};
+
+class CopyObserver {
+ public:
+  virtual ~CopyObserver() = default;
+  /// Work that is queued on a stream from here on may use them.
+  virtual void on_copies_queued(std::span<const std::uint64_t> tokens) = 0;
+  virtual void on_copy_done(std::uint64_t token, const Status& status) = 0;
+};
+
+class Copier {
+ public:
+  /// The observer must outlive close(). DEVICE, NO_MEMORY.
+  static Result<std::unique_ptr<Copier>> make(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name);
+  ~Copier();
+  Copier(const Copier&) = delete;
+  Copier& operator=(const Copier&) = delete;
+
+  const std::shared_ptr<const Device>& device() const { return device_; }
+
+  /// Takes an order. Without a later issue() of the caller, wake() sees to it.
+  void submit(CopyOrder order);
+  /// Queues what was submitted on the GPU, unless another thread is just doing so.
+  void issue();
+  /// Lets the copier's own thread issue and poll.
+  void wake();
+  /// Between these, a thread promises to issue what it submits, and soon: the copier's own leaves that to it, so that orders
+  /// which belong together go together.
+  void caller_begins() { callers_.fetch_add(1, std::memory_order_acq_rel); }
+  void caller_ends() { callers_.fetch_sub(1, std::memory_order_acq_rel); }
+  /// Looks which copies are done, unless another thread is just looking.
+  void poll();
+  /// Orders that are not done.
+  std::uint64_t outstanding() const { return outstanding_.load(std::memory_order_acquire); }
+
+  /// Makes `stream` wait for the copies that were queued last into these slots. UNSUPPORTED while it is being captured.
+  Status wait_on(Stream stream, std::span<const SlotKey> slots);
+  /// Says that these slots are read until `stream` has done what is queued on it now.
+  Status read_until(Stream stream, std::span<const SlotKey> slots);
+  /// Runs `then` on the copier's thread when the stream has done what is queued on it now.
+  Status when_reached(Stream stream, std::function<void(const Status&)> then);
+  /// Whether work may be queued on it: UNSUPPORTED while it is being captured into a graph, DEVICE if it is none.
+  Status check_stream(Stream stream) const;
+  /// A slab has gone, and its slots with it; the same keys will not come again.
+  void forget(std::span<const SlotKey> slots);
+
+  /// Runs on the copier's thread, where the driver may be called.
+  void post(std::function<void()> task);
+
+  /// Fails what is not issued yet (CANCELED), waits up to `patience` for what is, and stops the thread. False if the GPU did
+  /// not get on: then it may still write, and memory that it copies to must not go. Twice is once.
+  bool close(Nanoseconds patience);
+
+ private:
+  struct Mark {  // a place in a queue
+    Queue queue = Queue::kPull;
+    std::uint64_t number = 0;
+    EventRef event;
+  };
+  struct Slot {
+    Mark written;
+    std::vector<EventRef> readers;
+  };
+  struct Queued {  // copies that one event tells of
+    EventRef event;
+    std::uint64_t number = 0;
+    std::vector<CopyOrder> orders;  // without pieces
+    Status failed;                  // they could not be queued
+  };
+  struct Watch {
+    EventRef event;
+    std::function<void(const Status&)> then;
+  };
+
+  Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name);
+  Status start();
+  void run();
+  bool look();
+  void issue_some(std::vector<CopyOrder>& orders);
+  void flush(Queue queue, std::vector<CopyOrder>& orders);
+  Status wait_for_slot(Queue queue, SlotKey slot);
+  Status copy(Stream stream);
+  Status fate_of(const CopyOrder& order) const;
+  bool passed(const Mark& mark) const {
+    return mark.number <= passed_[static_cast<std::size_t>(mark.queue)].load(std::memory_order_acquire);
+  }
+  Stream stream(Queue queue) const { return streams_[static_cast<std::size_t>(queue)]; }
+
+  const std::shared_ptr<const Device> device_;
+  CopyObserver& observer_;
+  const std::string name_;
+  std::shared_ptr<EventPool> events_;
+  std::array<Stream, kQueues> streams_{};
+
+  std::mutex issuing_;  // held while orders are put on streams; guards batch_
+  Batch batch_;
+  std::array<std::uint64_t, kQueues> last_number_{};
+  std::mutex polling_;  // held while completions are looked for and told
+
+  mutable std::mutex mutex_;  // guards what follows; the driver is never called under it
+  std::vector<CopyOrder> inbox_;
+  std::unordered_map<SlotKey, Slot> slots_;
+  std::array<std::deque<Queued>, kQueues> queued_;
+  std::vector<Watch> watches_;
+  std::deque<std::function<void()>> tasks_;
+  bool closing_ = false;
+  bool abandoned_ = false;
+  bool asleep_ = false;
+  bool poked_ = false;
+  std::condition_variable changed_;
+
+  std::array<std::atomic<std::uint64_t>, kQueues> passed_{};  // numbers up to here are done
+  std::atomic<std::uint64_t> outstanding_{0};
+  std::atomic<std::uint32_t> callers_{0};
+  std::thread thread_;
+};
+
+}  // namespace cardea::cuda

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// This rank's GPU: its primary context, which frameworks use too, and in which everything of Cardea's runs. Nothing here, or
+// built on it, ever works in the context of another GPU: two processes' contexts on one GPU take turns, which would slow
+// the other rank's computation. Immutable; thread-safe. The primary context is released with the last reference.
+#pragma once
+
+#include <memory>
+
+#include "lib/cuda/driver.h"
+
+namespace cardea::cuda {
+
+class Device {
+ public:
+  /// DEVICE, NO_MEMORY; INVALID_ARGUMENT if the process sees no such device.
+  static Result<std::shared_ptr<const Device>> open(std::shared_ptr<const Driver> driver, int ordinal);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const Driver& driver() const { return *driver_; }
+  int ordinal() const { return ordinal_; }
+  DriverContext context() const { return context_; }
+  Status check(Code code, const char* call) const { return driver_->check(code, call, ordinal_); }
+
+  /// Makes the device's context current on this thread, and what was current before again at its end. The driver's calls
+  /// need that, in whatever thread they are made.
+  class Current {
+   public:
+    explicit Current(const Device& device) : driver_(device.driver()) {
+      pushed_ = driver_.context_push(device.context()) == kSuccess;
+    }
+    ~Current() {
+      DriverContext popped = nullptr;
+      if (pushed_) driver_.context_pop(&popped);
+    }
+    Current(const Current&) = delete;
+    Current& operator=(const Current&) = delete;
+
+   private:
+    const Driver& driver_;
+    bool pushed_ = false;
+  };
+
+ private:
+  Device(std::shared_ptr<const Driver> driver, int ordinal, DriverContext context)
+      : driver_(std::move(driver)), ordinal_(ordinal), context_(context) {}
+
+  std::shared_ptr<const Driver> driver_;
+  int ordinal_;
+  DriverContext context_;
+};
+
+/// The device of the calling thread's current context, which is what cudaSetDevice and torch.cuda.set_device choose; else the
+/// only one that this process sees. CONFIGURATION if that leaves a choice.
+Result<int> current_device(const Driver& driver);
+
+}  // namespace cardea::cuda

@@ -1,0 +1,484 @@
+// SPDX-License-Identifier: Apache-2.0
+// The runtime's half that deals with this rank's GPU. The header says which thread may call the driver; whatever is handed to
+// the copier from under the mutex is only queued there.
+#include <algorithm>
+#include <array>
+
+#include "lib/base/log.h"
+#include "lib/engine/lanes.h"
+#include "lib/engine/runtime.h"
+
+namespace cardea::engine {
+namespace {
+
+// Of this thread: for the runtime whose copies it issues when it has let go of the mutex.
+thread_local Runtime::CallerIssues* caller_issues = nullptr;
+
+}  // namespace
+
+/// A chunk of a transport's on its way to the device: it lands here, and is copied up.
+struct Runtime::Bounce {
+  Bytes memory;
+  cuda::CopyOrder order;
+};
+
+// ---------------------------------------------------------------- the device
+
+Status Runtime::use_device() {
+  const std::scoped_lock making(making_device_);
+  if (copier() != nullptr) return {};
+  Result<std::shared_ptr<const cuda::Driver>> driver = cuda::Driver::open();
+  if (!driver.ok()) return driver.status();
+  int ordinal = options_.cuda_device;
+  if (ordinal < 0) {
+    const Result<int> current = cuda::current_device(**driver);
+    if (!current.ok()) return current.status();
+    ordinal = *current;
+  }
+  Result<std::shared_ptr<const cuda::Device>> device = cuda::Device::open(std::move(*driver), ordinal);
+  if (!device.ok()) return device.status();
+  Result<std::unique_ptr<cuda::Copier>> copier = cuda::Copier::make(std::move(*device), *this, name_);
+  if (!copier.ok()) return copier.status();
+  const auto held = lock();
+  copier_ = std::move(*copier);
+  gpu_.store(copier_.get(), std::memory_order_release);
+  return {};
+}
+
+bool Runtime::close_device(Nanoseconds patience) {
+  cuda::Copier* const copier = this->copier();
+  return copier == nullptr || copier->close(patience);
+}
+
+void Runtime::destroy_on_copier(std::shared_ptr<const void> resource) {
+  if (copier_ && resource) copier_->post([kept = std::move(resource)]() mutable { kept.reset(); });
+}
+
+// ---------------------------------------------------------------- who issues
+
+Runtime::CallerIssues::CallerIssues(Runtime& runtime, bool may) : runtime_(may ? &runtime : nullptr) {
+  if (!may) return;
+  before_ = std::exchange(caller_issues, this);
+  resume();
+}
+
+void Runtime::CallerIssues::suspend() {
+  if (cuda::Copier* const copier = std::exchange(promised_, nullptr); copier != nullptr) copier->caller_ends();
+}
+
+void Runtime::CallerIssues::resume() {
+  promised_ = runtime_->copier();
+  if (promised_ != nullptr) promised_->caller_begins();
+}
+
+Runtime::CallerIssues::~CallerIssues() {
+  if (runtime_ == nullptr) return;
+  caller_issues = before_;
+  suspend();
+  cuda::Copier* const copier = runtime_->copier();
+  if (copier == nullptr || copier->outstanding() == 0) return;
+  copier->issue();
+  copier->wake();  // somebody must look when they are done
+}
+
+void Runtime::issue_or_wake() {
+  if (caller_issues == nullptr || caller_issues->runtime_ != this) copier_->wake();
+}
+
+void Runtime::leave_copies() {
+  if (caller_issues != nullptr && caller_issues->runtime_ == this) caller_issues->suspend();
+  if (copier_) copier_->wake();
+}
+
+void Runtime::resume_copies() {
+  if (caller_issues != nullptr && caller_issues->runtime_ == this) caller_issues->resume();
+}
+
+bool Runtime::turn_copies(std::unique_lock<std::mutex>& held) {
+  cuda::Copier* const copier = copier_.get();
+  if (copier == nullptr || copier->outstanding() == 0) return false;
+  held.unlock();
+  copier->issue();
+  copier->poll();
+  held.lock();
+  return true;
+}
+
+// ---------------------------------------------------------------- memory
+
+Result<RegionNumber> Runtime::allocate_device(std::uint64_t bytes) {
+  if (const Status status = use_device(); !status.ok()) return status;
+  Result<cuda::DeviceMemory> memory = cuda::DeviceMemory::create(copier_->device(), bytes);
+  if (!memory.ok()) return memory.status();
+  auto backing = std::make_shared<DeviceBacking>();
+  std::byte* const base = memory->data();
+  backing->own = std::move(*memory);
+  const auto held = lock();
+  return regions_.add_device(base, bytes, std::move(backing), false);
+}
+
+Result<RegionNumber> Runtime::register_device(void* base, std::uint64_t bytes) {
+  if (const Status status = use_device(); !status.ok()) return status;
+  Result<cuda::Shareable> shareable = cuda::share(copier_->device(), base, bytes);
+  if (!shareable.ok()) return shareable.status();
+  auto backing = std::make_shared<DeviceBacking>();
+  backing->shared = std::move(*shareable);
+  const auto held = lock();
+  return regions_.add_device(base, bytes, std::move(backing), false);
+}
+
+Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::uint32_t slots,
+                                         const std::vector<Placement>& places) {
+  if (const Status status = use_device(); !status.ok()) return status;
+  SlabMemory memory{true, {}};
+  const cuda::Device& device = *copier_->device();
+  for (std::size_t s = 0; s < places.size(); ++s) {
+    if (const Status status = cuda::check_residence(device, places[s].base); !status.ok())
+      return status.within(fmt::format("segment {}", s));
+  }
+  if (!places.empty()) return memory;
+  const Result<SlabPlan> plan = plan_slab(layout, slots);
+  if (!plan.ok()) return plan.status();
+  Result<cuda::DeviceMemory> made = cuda::DeviceMemory::create(copier_->device(), plan->bytes);
+  if (!made.ok()) return made.status().within(fmt::format("slab of {} slots", slots));
+  memory.own = std::make_shared<cuda::DeviceMemory>(std::move(*made));
+  return memory;
+}
+
+Status Runtime::find_device_memory(LayerRequest& request) {
+  const std::size_t experts = request.experts.size();
+  if (experts == 0) return {};
+  std::shared_ptr<const cuda::Driver> driver;
+  if (const cuda::Copier* const known = copier(); known != nullptr)
+    driver = std::shared_ptr<const cuda::Driver>(known->device(), &known->device()->driver());
+  if (!driver) {
+    // Where nobody in this process has loaded the driver, nothing can be memory of it.
+    if (!cuda::Driver::loaded()) return {};
+    Result<std::shared_ptr<const cuda::Driver>> opened = cuda::Driver::open();
+    if (!opened.ok()) return {};
+    driver = std::move(*opened);
+  }
+  for (std::size_t s = 0; s < request.places.size(); ++s) {
+    const Placement& place = request.places[s];
+    const std::uint64_t bytes = request.layout.segments()[s].bytes;
+    std::vector<std::pair<std::byte*, std::uint64_t>> spans;
+    if (place.pointers.empty()) {
+      spans.emplace_back(place.base, place.stride * (experts - 1) + bytes);
+    } else {
+      for (std::byte* const pointer : place.pointers) spans.emplace_back(pointer, bytes);
+    }
+    for (const auto& [base, span] : spans) {
+      if (cuda::residence(*driver, base) != cuda::Residence::kDevice) continue;
+      if (const Status status = use_device(); !status.ok()) return status;
+      {
+        const auto held = lock();
+        if (regions_.find(base, span)) continue;
+      }
+      const auto what = [&] { return fmt::format("segment {}", s); };
+      Result<cuda::Shareable> shareable = cuda::share(copier_->device(), base, span);
+      if (!shareable.ok()) return shareable.status().within(what());
+      // The whole allocation becomes the region, so that whatever else lies in it needs no other.
+      auto backing = std::make_shared<DeviceBacking>();
+      cuda::Export& told = shareable->told;
+      told.address -= told.offset;
+      told.offset = 0;
+      backing->shared = std::move(*shareable);
+      const auto held = lock();
+      request.found.push_back(regions_.add_device(reinterpret_cast<void*>(backing->told().address),
+                                                  backing->told().allocation, backing, true));
+    }
+  }
+  return {};
+}
+
+void Runtime::drop_unused(const std::vector<RegionNumber>& found) {
+  for (const RegionNumber number : found) {
+    if (!regions_.contains(number) || regions_.at(number).users != 0) continue;
+    [[maybe_unused]] const Status freed = free_region(number);  // nobody uses it
+  }
+}
+
+// ---------------------------------------------------------------- peers' memory
+
+Status Runtime::map_device_region(Rank from, LayerRecord& layer, const RegionOffer& offer, SourceRecord& source) {
+  Result<cuda::Export> told = cuda::Export::decode(offer.descriptor, offer.bytes);
+  if (!told.ok()) return told.status();
+  if (options_.node_of[from] != options_.node_of[options_.self]) return {};
+  const transport::RegionKey key{from, offer.region};
+  auto descriptor = std::make_shared<UniqueFd>();
+  if (told->kind == cuda::Export::Kind::kDescriptor) *descriptor = route_[from]->take_descriptor(key, offer.bytes);
+  if (!copier_) return {};  // without a GPU of its own a rank asks the owner, as other nodes do
+  PeerRegion& known = peer_regions_.at(key);
+  if (known.device) {
+    source.device[offer.region] = known.device;
+    return {};
+  }
+  ++layer.mapping;
+  known.waiting.push_back(layer.key);
+  if (std::exchange(known.opening, true)) return {};
+  copier_->post([this, key, told = *told, descriptor] {
+    device_region_mapped(key, cuda::PeerMapping::open(copier_->device(), told, descriptor->get()));
+  });
+  return {};
+}
+
+void Runtime::device_region_mapped(const transport::RegionKey& key, Result<cuda::PeerMapping> opened) {
+  std::shared_ptr<const cuda::PeerMapping> mapping;  // if nobody waits any more, it goes here, where it may
+  if (opened.ok()) mapping = std::make_shared<const cuda::PeerMapping>(std::move(*opened));
+  const auto held = lock();
+  const auto found = peer_regions_.find(key);
+  if (found == peer_regions_.end()) return;
+  PeerRegion& known = found->second;
+  known.opening = false;
+  known.device = mapping;
+  if (!mapping) {
+    log::print(log::Level::kWarn, name_, "cuda",
+               "device memory of rank {} cannot be mapped ({}): its experts are copied through host memory, which is slower",
+               key.owner, opened.status().message());
+  }
+  for (const LayerKey& waiting : std::exchange(known.waiting, {})) {
+    const auto layer = layers_.find(waiting);
+    if (layer == layers_.end()) continue;
+    --layer->second->mapping;
+    const auto source = layer->second->sources.find(key.owner);
+    if (mapping && source != layer->second->sources.end()) source->second.device[key.region] = mapping;
+    form_if_complete(*layer->second);
+  }
+  observer_.on_change();
+  dispatch();
+}
+
+// ---------------------------------------------------------------- copies
+
+void Runtime::order_copy(cuda::CopyOrder order) {
+  copies_submitted_ = true;
+  copier_->submit(std::move(order));
+}
+
+bool Runtime::copy_by_gpu(const core::StartChunk& start) {
+  if (start.into != cache::kNoEntry) return false;
+  const SlabRecord& slab = *slabs_.at(start.slab);
+  if (!slab.on_device && (start.from != cache::kNoEntry || start.lane != kGpuPull)) return false;
+  Result<cuda::CopyOrder> order = copy_order(start);
+  if (!order.ok()) return false;  // by the transport, then
+  std::uint64_t payload = 0;
+  for (const cuda::CopyPiece& piece : order->pieces) payload += piece.bytes;
+  const cardea_path_t path = start.from != cache::kNoEntry ? CARDEA_PATH_CACHE : CARDEA_PATH_NODE_GPU;
+  in_flight_[start.chunk] = {path, payload, slab.on_device, {}};
+  order_copy(std::move(*order));
+  return true;
+}
+
+Result<cuda::CopyOrder> Runtime::copy_order(const core::StartChunk& start) const {
+  const LayerRecord& layer = *by_number_.at(start.layer);
+  const SlabRecord& slab = *slabs_.at(start.slab);
+  cuda::CopyOrder order;
+  order.token = start.chunk;
+  order.slot = slot_key(start.slab, start.slot);
+  order.queue = slab.on_device ? cuda::Queue::kUpload : cuda::Queue::kDownload;
+  order.version = start.version;
+  const SourceRecord* source = nullptr;
+  std::size_t local = 0;
+  if (start.from == cache::kNoEntry) {
+    source = &layer.sources.at(start.source);
+    local = source->local_of.at(start.expert);
+    if (const auto stamp = source->mapped.find(source->announce.stamp_region); stamp != source->mapped.end())
+      order.stamp = reinterpret_cast<const Version*>(stamp->second + source->announce.stamp_offset);
+  }
+  bool reachable = true;
+  layer.layout.for_each_piece(
+      start.range.offset, start.range.bytes, [&](std::size_t segment, std::uint64_t offset, std::uint64_t bytes) {
+        cuda::Pointer from = 0;
+        if (source == nullptr) {
+          from = reinterpret_cast<cuda::Pointer>(options_.cache->payload(start.from)) + layer.layout.offset(segment);
+        } else {
+          const SegmentPlace::Spot at = source->announce.places[segment].of(local);
+          if (const auto device = source->device.find(at.region); device != source->device.end()) {
+            from = device->second->address() + at.offset;
+            if (order.queue == cuda::Queue::kUpload) order.queue = cuda::Queue::kPull;
+          } else if (const auto mapped = source->mapped.find(at.region); mapped != source->mapped.end()) {
+            from = reinterpret_cast<cuda::Pointer>(mapped->second) + at.offset;
+          } else {
+            reachable = false;
+          }
+        }
+        const auto to = reinterpret_cast<cuda::Pointer>(slab.row(segment, start.slot)) + offset;
+        order.pieces.push_back({to, from + offset, bytes});
+      });
+  if (!reachable) return Status(CARDEA_ERR_UNSUPPORTED, "not mapped here");
+  return order;
+}
+
+void Runtime::bounce(const core::StartChunk& start, transport::ChunkOrder& order) {
+  auto bounced = std::make_shared<Bounce>();
+  std::uint64_t payload = 0;
+  for (const iovec& piece : order.destination) payload += piece.iov_len;
+  bounced->memory.resize(payload);
+  bounced->order.token = start.chunk;
+  bounced->order.queue = cuda::Queue::kUpload;
+  bounced->order.slot = slot_key(start.slab, start.slot);
+  std::byte* at = bounced->memory.data();
+  for (iovec& piece : order.destination) {
+    bounced->order.pieces.push_back(
+        {reinterpret_cast<cuda::Pointer>(piece.iov_base), reinterpret_cast<cuda::Pointer>(at), piece.iov_len});
+    piece.iov_base = at;
+    at += piece.iov_len;
+  }
+  in_flight_.at(start.chunk).bounce = std::move(bounced);
+}
+
+bool Runtime::upload_bounced(transport::ChunkToken token, InFlight& flight) {
+  if (!flight.bounce || flight.bounce->order.token != token) return false;
+  cuda::CopyOrder order = std::move(flight.bounce->order);
+  flight.bounce->order.token = 0;  // landed; the memory stays until it is copied
+  order_copy(std::move(order));
+  return true;
+}
+
+// ---------------------------------------------------------------- what other nodes ask for
+
+bool Runtime::in_device_memory(const LayerRecord& layer, std::size_t local) const {
+  return std::any_of(layer.announce.places.begin(), layer.announce.places.end(), [&](const SegmentPlace& place) {
+    return regions_.at(place.of(local).region).device != nullptr;
+  });
+}
+
+Result<std::shared_ptr<std::byte[]>> Runtime::stage(const LayerRecord& layer, const transport::ExpertAddress& expert) {
+  const std::pair key{layer.number, expert.expert};
+  const Status not_yet(CARDEA_IN_PROGRESS, "it is being copied to host memory");
+  if (const auto found = staged_.find(key); found != staged_.end() && found->second.version == expert.version) {
+    const Staged& known = found->second;
+    if (known.copying != 0) return not_yet;
+    if (known.failed.ok()) return known.memory;
+    const Status failed = known.failed;
+    staged_.erase(found);
+    return failed;
+  }
+  Staged fresh;
+  fresh.version = expert.version;
+  fresh.memory.reset(new (std::nothrow) std::byte[layer.layout.packed_bytes()]);
+  if (!fresh.memory)
+    return Status::error(CARDEA_ERR_NO_MEMORY, "{} bytes of host memory to send it from", layer.layout.packed_bytes());
+  fresh.copying = next_staging_++;
+  cuda::CopyOrder order;
+  order.token = fresh.copying;
+  order.queue = cuda::Queue::kDownload;
+  const std::size_t local = layer.local_of.at(expert.expert);
+  for (std::size_t s = 0; s < layer.layout.count(); ++s) {
+    order.pieces.push_back({reinterpret_cast<cuda::Pointer>(fresh.memory.get() + layer.layout.offset(s)),
+                            reinterpret_cast<cuda::Pointer>(layer.local[s][local]), layer.layout.segments()[s].bytes});
+  }
+  // The weights are lent to the GPU until it has read them.
+  if (const Status status = core_.lend(layer.number, expert.version); !status.ok()) return status;
+  staging_.emplace(fresh.copying, key);
+  staged_[key] = std::move(fresh);
+  copier_->submit(std::move(order));
+  copier_->wake();
+  return not_yet;
+}
+
+void Runtime::staged(std::uint64_t token, const Status& status) {
+  const auto held = lock();
+  auto node = staging_.extract(token);
+  if (node.empty()) return;
+  if (const auto found = staged_.find(node.mapped()); found != staged_.end() && found->second.copying == token) {
+    found->second.copying = 0;
+    found->second.failed = status;
+  }
+  core_.give_back(node.mapped().first);
+  enqueue([this] {
+    std::set<transport::Transport*> transports(route_.begin(), route_.end());
+    for (transport::Transport* const transport : transports) {
+      if (transport != nullptr) transport->lend_again();
+    }
+  });
+  dispatch();
+}
+
+void Runtime::drop_staged(core::LayerNumber layer) {
+  // Nothing is being copied: that would be lent. What is still being sent keeps its memory.
+  staged_.erase(staged_.lower_bound({layer, 0}), staged_.lower_bound({layer + 1, 0}));
+}
+
+// ---------------------------------------------------------------- completions
+
+void Runtime::on_copies_queued(std::span<const std::uint64_t> tokens) {
+  const auto held = lock();
+  for (const std::uint64_t token : tokens) {
+    const auto flight = in_flight_.find(token);
+    if (flight == in_flight_.end() || !flight->second.ordered) continue;
+    core_.chunk_queued(token, now());
+  }
+  dispatch();
+}
+
+void Runtime::on_copy_done(std::uint64_t token, const Status& status) {
+  if (token >> 63 != 0) return staged(token, status);
+  on_chunk_done(token, status);
+}
+
+// ---------------------------------------------------------------- streams
+
+std::optional<Runtime::StreamView> Runtime::stream_view(core::ViewNumber view) const {
+  const auto found = stream_views_.find(view);
+  return found == stream_views_.end() ? std::nullopt : std::optional(found->second);
+}
+
+Status Runtime::publish_on(cuda::Stream stream, LayerRecord& layer, Version version) {
+  const core::LayerNumber number = layer.number;
+  {
+    const auto held = lock();
+    if (layer.publishing) {
+      return Status::error(CARDEA_ERR_BUSY, "version {} of layer {} is still to be published by a stream", *layer.publishing,
+                           layer.layer_id);
+    }
+    if (const Status status = core_.may_publish(number, version); !status.ok()) return status;
+    layer.publishing = version;
+    core_.hold(number);
+  }
+  const auto then = [this, number, version](const Status& reached) {
+    const auto held = lock();
+    LayerRecord& of = *by_number_.at(number);
+    of.publishing.reset();
+    const Status status = reached.ok() ? publish(of, version) : reached;
+    if (!status.ok()) {
+      log::print(log::Level::kError, name_, "cuda", "version {} of layer {} is not published: {}", version, of.layer_id,
+                 status.message());
+    }
+    core_.let_go(number);
+    dispatch();
+  };
+  const Status status = copier_->when_reached(stream, then);
+  if (status.ok()) return status;
+  const auto held = lock();
+  layer.publishing.reset();
+  core_.let_go(number);
+  dispatch();
+  return status;
+}
+
+Status Runtime::finish_on(cuda::Stream stream, LayerRecord& layer, Version version) {
+  const core::LayerNumber number = layer.number;
+  {
+    const auto held = lock();
+    core_.hold(number);
+    if (const Status status = finish(layer, version); !status.ok()) {
+      core_.let_go(number);
+      dispatch();
+      return status;
+    }
+  }
+  const Status status = copier_->when_reached(stream, [this, number](const Status&) {
+    const auto held = lock();
+    core_.let_go(number);
+    dispatch();
+  });
+  if (status.ok()) return status;
+  // It has been finished; that the stream cannot be asked is no reason to keep it from the others for ever.
+  const auto held = lock();
+  core_.let_go(number);
+  dispatch();
+  return status;
+}
+
+}  // namespace cardea::engine

@@ -16,6 +16,7 @@ FOREVER = 2**64 - 1
 NO_RANK = 2**32 - 1
 NO_EXPERT = 2**32 - 1
 NO_SLOT = -1
+DEVICE_CURRENT = -1
 MAX_SEGMENTS = 16
 NO_CACHE = 2**64 - 1
 ABI = 0  # cardea_version_info_t.abi that these structs were written for
@@ -192,7 +193,9 @@ class Config(ctypes.Structure):
         ("chunks_in_flight", c_uint32),
         ("cache_bytes", c_uint64),
         ("prefetch_bytes", c_uint64),
+        ("cuda_device", c_int32),
     ]
+    _defaults_ = {"cuda_device": DEVICE_CURRENT}
 
 
 class ContextInfo(ctypes.Structure):
@@ -238,6 +241,8 @@ class Counters(ctypes.Structure):
         ("cache_evicted", c_uint64),
         ("cache_bypassed", c_uint64),
         ("cache_overdue", c_uint64),
+        ("experts_node_gpu", c_uint64),
+        ("bytes_node_gpu", c_uint64),
     ]
 
 
@@ -358,6 +363,7 @@ class SlabInfo(ctypes.Structure):
         ("free_slots", c_uint32),
         ("base", c_void_p * MAX_SEGMENTS),
         ("stride", c_uint64 * MAX_SEGMENTS),
+        ("kind", c_int),
     ]
 
 

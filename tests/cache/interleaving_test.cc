@@ -239,7 +239,8 @@ class Schedule {
       for (std::uint64_t at = 0; at < kChunk; ++at) {
         if (at % 300 == 0) {
           step(rank);
-          const Entry& is = memory_.directory().entry(entry);
+          const Directory directory = memory_.directory();
+          const Entry& is = directory.entry(entry);
           EXPECT_TRUE(is.state.load() == Entry::kLive && is.expert == key.expert && is.version == key.version)
               << "the entry was reused under a writer";
         }

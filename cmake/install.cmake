@@ -6,6 +6,9 @@ install(TARGETS cardea EXPORT cardea-targets
 if(TARGET cardea-run)
   install(TARGETS cardea-run RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
+if(TARGET cardea-trace)
+  install(TARGETS cardea-trace RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
 install(DIRECTORY include/cardea DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT cardea-targets NAMESPACE cardea:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/cardea)
 configure_package_config_file(cmake/cardea-config.cmake.in ${CMAKE_BINARY_DIR}/cardea-config.cmake

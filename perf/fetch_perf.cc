@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a fetch costs by the C API, each figure beside its limit, measured in the same run:
 //
+//   no --path       a table in the manner of nccl-tests: a row for each way (experts of the node mapped, or copied into
+//                   slots; experts of another node over loopback TCP) and size, beside memcpy, a plain socket and UCX's
+//                   active messages, bytes checked
 //   --path node     two ranks of one node: time from cardea_fetch to the view, and the rate of the first read through it,
 //                   beside the same read of a private buffer
 //   --path network  two ranks on two nodes of this machine, over loopback TCP: rate of a fetch of several experts, beside
@@ -8,6 +11,7 @@
 //                   best rate of UCX's own active messages over several message sizes
 //
 // Machines drift, so all that is compared is interleaved, and medians are printed.
+#include <fmt/format.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -15,22 +19,23 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
 
 #include "cardea/cardea.h"
+#include "perf/fetch_rank.h"
+#include "perf/fetch_table.h"
 #include "perf/two_ranks.h"
 #include "perf/ucx_raw_am.h"
 
 namespace cardea::perf {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 struct Settings {
-  std::string path = "all";
+  std::string path = "table";
   std::size_t least = 1 << 20, most = 256 << 20;  // node: expert bytes
   unsigned fetches = 1000;                        // node: for each size
   unsigned first_reads = 5;                       // node: fresh mappings for each size
@@ -38,126 +43,6 @@ struct Settings {
   unsigned experts = 8;                           // network: in one fetch
   unsigned repeats = 3;                           // network: fetches in one run
   unsigned runs = 10;
-};
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-void check(cardea_status_t status, const char* call) {
-  if (status >= 0) return;
-  cardea_error_info_t info = CARDEA_ERROR_INFO_INIT;
-  cardea_last_error(&info);
-  throw std::runtime_error(std::string(call) + ": " + cardea_status_string(status) + ": " + info.message);
-}
-
-/// One of two ranks, with a layer of `experts` experts of `bytes` at home on rank 0.
-class Rank {
- public:
-  Rank(int link, std::uint32_t self, bool two_nodes) : link_(link), self_(self) {
-    cardea_config_t config = CARDEA_CONFIG_INIT;
-    config.bootstrap = CARDEA_BOOTSTRAP_EXCHANGE;
-    config.rank = self;
-    config.world_size = 2;
-    config.exchange = exchange;
-    config.exchange_user = this;
-    config.node_id = two_nodes && self == 1 ? "one" : "zero";
-    check(cardea_context_create(&config, &context_), "cardea_context_create");
-    check(cardea_group_create(context_, nullptr, 0, &group_), "cardea_group_create");
-  }
-  ~Rank() { cardea_context_destroy(context_); }
-  Rank(const Rank&) = delete;
-  Rank& operator=(const Rank&) = delete;
-
-  void make_layer(std::size_t bytes, std::uint32_t experts, bool with_slab) {
-    cardea_segment_t segment = CARDEA_SEGMENT_INIT;
-    segment.name = "expert";
-    segment.bytes = bytes;
-    cardea_layer_desc_t layer = CARDEA_LAYER_DESC_INIT;
-    layer.layer_id = 0;
-    layer.num_experts = experts;
-    layer.segments = &segment;
-    layer.num_segments = 1;
-    std::vector<std::uint32_t> local;
-    cardea_placement_t place = CARDEA_PLACEMENT_INIT;
-    if (self_ == 0) {
-      check(cardea_memory_alloc(context_, bytes * experts, CARDEA_MEMORY_HOST, &memory_), "cardea_memory_alloc");
-      cardea_memory_info_t info = CARDEA_MEMORY_INFO_INIT;
-      check(cardea_memory_query(memory_, &info), "cardea_memory_query");
-      std::memset(info.address, 1, bytes * experts);
-      place.base = info.address;
-      place.stride = bytes;
-      for (std::uint32_t e = 0; e < experts; ++e) local.push_back(e);
-      layer.num_local = experts;
-      layer.local_experts = local.data();
-      layer.placements = &place;
-    } else if (with_slab) {
-      cardea_slab_desc_t slab = CARDEA_SLAB_DESC_INIT;
-      slab.segments = &segment;
-      slab.num_segments = 1;
-      slab.num_slots = experts;
-      check(cardea_slab_create(context_, &slab, &slab_), "cardea_slab_create");
-      layer.slab = slab_;
-    }
-    check(cardea_layer_create(group_, &layer, &layer_), "cardea_layer_create");
-  }
-  void drop_layer() {
-    check(cardea_layer_destroy(layer_), "cardea_layer_destroy");
-    if (slab_.id != 0) check(cardea_slab_destroy(slab_), "cardea_slab_destroy");
-    if (memory_.id != 0) check(cardea_memory_free(memory_), "cardea_memory_free");
-    slab_ = {};
-    memory_ = {};
-  }
-  void publish(std::uint64_t version) { check(cardea_publish(layer_, version, nullptr), "cardea_publish"); }
-  void finish(std::uint64_t version) { check(cardea_finish(layer_, version, nullptr), "cardea_finish"); }
-  void collect(std::uint64_t version) { check(cardea_collect(layer_, version, nullptr, CARDEA_FOREVER), "cardea_collect"); }
-
-  /// Fetches experts 0 to n - 1 and calls read(view) for each; seconds until the last was ready.
-  template <typename Read>
-  double fetch(std::uint64_t version, std::uint32_t n, Read read) {
-    std::vector<std::uint32_t> experts;
-    for (std::uint32_t e = 0; e < n; ++e) experts.push_back(e);
-    cardea_fetch_desc_t desc = CARDEA_FETCH_DESC_INIT;
-    desc.version = version;
-    desc.experts = experts.data();
-    desc.num_experts = n;
-    cardea_fetch_t fetch{};
-    const auto start = Clock::now();
-    check(cardea_fetch(layer_, &desc, &fetch), "cardea_fetch");
-    double ready = 0;
-    for (std::uint32_t left = n; left > 0;) {
-      cardea_view_t view = CARDEA_VIEW_INIT;
-      std::uint32_t count = 0;
-      check(cardea_next(fetch, &view, 1, &count, CARDEA_FOREVER), "cardea_next");
-      check(view.status, "view");
-      ready = seconds_since(start);
-      read(view);
-      check(cardea_release(&view, 1), "cardea_release");
-      left -= count;
-    }
-    check(cardea_fetch_destroy(fetch), "cardea_fetch_destroy");
-    return ready;
-  }
-
- private:
-  static int exchange(void* user, const void* mine, std::size_t bytes, void* all) try {
-    const auto& self = *static_cast<Rank*>(user);
-    auto* const out = static_cast<unsigned char*>(all);
-    give(self.link_, mine, bytes);
-    take(self.link_, out + bytes * (1 - self.self_), bytes);
-    std::memcpy(out + bytes * self.self_, mine, bytes);
-    return 0;
-  } catch (const std::exception&) {
-    return 1;
-  }
-
-  int link_;
-  std::uint32_t self_;
-  cardea_context_t context_{};
-  cardea_group_t group_{};
-  cardea_layer_t layer_{};
-  cardea_memory_t memory_{};
-  cardea_slab_t slab_{};
 };
 
 // ---------------------------------------------------------------- same node
@@ -187,7 +72,7 @@ struct NodeRow {
 
 NodeRow measure_node(const Settings& settings, std::size_t bytes) {
   const auto source = [&](int link) {
-    Rank rank(link, 0, false);
+    FetchRank rank(link, 0, false);
     for (unsigned i = 0; i < settings.first_reads; ++i) {
       rank.make_layer(bytes, 1, false);
       rank.publish(1);
@@ -197,7 +82,7 @@ NodeRow measure_node(const Settings& settings, std::size_t bytes) {
     }
   };
   const auto sink = [&](int link) {
-    Rank rank(link, 1, false);
+    FetchRank rank(link, 1, false);
     std::vector<double> times, views, privates;
     for (unsigned i = 0; i < settings.first_reads; ++i) {
       rank.make_layer(bytes, 1, false);
@@ -242,7 +127,7 @@ void measure_same_node(const Settings& settings) {
 /// One run's rate: the best of several fetches would flatter, so it is all of them together.
 double network_rate(const Settings& settings) {
   const auto source = [&](int link) {
-    Rank rank(link, 0, true);
+    FetchRank rank(link, 0, true);
     rank.make_layer(settings.expert, settings.experts, false);
     for (std::uint64_t version = 0; version <= settings.repeats; ++version) {
       rank.publish(version);
@@ -252,7 +137,7 @@ double network_rate(const Settings& settings) {
     rank.drop_layer();
   };
   const auto sink = [&](int link) {
-    Rank rank(link, 1, true);
+    FetchRank rank(link, 1, true);
     rank.make_layer(settings.expert, settings.experts, true);
     double took = 0;
     for (std::uint64_t version = 0; version <= settings.repeats; ++version) {
@@ -301,21 +186,71 @@ void measure_network(const Settings& settings) {
 }  // namespace
 }  // namespace cardea::perf
 
+namespace {
+
+/// The exit status: 1 if bytes were wrong.
+int print_table(const cardea::perf::TableSettings& settings, const std::string& json) {
+  std::vector<cardea::perf::TableRow> rows;
+  std::uint64_t wrong = 0;
+  fmt::print("{}", table_head(settings));
+  for (const std::string& way : settings.ways) {
+    for (const std::size_t bytes : sizes_of(settings)) {
+      rows.push_back(measure_row(settings, way, bytes));
+      wrong += rows.back().wrong;
+      fmt::print("{}", to_line(rows.back()));
+      std::fflush(stdout);
+    }
+  }
+  fmt::print("{}", table_foot(rows));
+  if (!json.empty()) {
+    std::ofstream out(json);
+    out << to_json(settings, rows);
+    if (!out.flush()) throw std::runtime_error("cannot write " + json);
+  }
+  return wrong == 0 ? 0 : 1;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   cardea::perf::Settings settings;
+  cardea::perf::TableSettings table;
+  unsigned iterations = 0;
+  std::string json;
   CLI::App app("What a fetch costs, beside the limit measured in the same run");
-  app.add_option("--path", settings.path, "node, network or all")
-      ->check(CLI::IsMember({"node", "network", "all"}))
-      ->capture_default_str();
-  app.add_option("-b,--minbytes", settings.least, "smallest expert on the same node")->transform(CLI::AsSizeValue(false));
-  app.add_option("-e,--maxbytes", settings.most, "largest expert on the same node")->transform(CLI::AsSizeValue(false));
-  app.add_option("-n,--fetches", settings.fetches, "fetches of each size on the same node")->check(CLI::Range(10, 1000000));
-  app.add_option("--expert", settings.expert, "expert bytes between nodes")->transform(CLI::AsSizeValue(false));
-  app.add_option("--experts", settings.experts, "experts in one fetch between nodes")->check(CLI::Range(1, 4096));
-  app.add_option("--runs", settings.runs, "interleaved runs between nodes")->check(CLI::Range(1, 1000));
+  app.add_option("--path", settings.path, "a report of its own: node, network or all; without it, a table")
+      ->check(CLI::IsMember({"node", "network", "all"}));
+  auto* const least = app.add_option("-b,--minbytes", table.least, "smallest expert")->transform(CLI::AsSizeValue(false));
+  auto* const most = app.add_option("-e,--maxbytes", table.most, "largest expert")->transform(CLI::AsSizeValue(false));
+  auto* const step =
+      app.add_option("-i,--stepbytes", table.step, "bytes from size to size")->transform(CLI::AsSizeValue(false));
+  app.add_option("-f,--stepfactor", table.factor, "factor from size to size")->check(CLI::Range(1.01, 1e6))->excludes(step);
+  app.add_option("-n,--iters,--fetches", iterations, "fetches of each size; 20, and 1000 with --path node")
+      ->check(CLI::Range(1, 1000000));
+  app.add_option("-w,--warmup_iters", table.warmup, "fetches before these")->check(CLI::Range(0, 1000000));
+  app.add_option("-c,--check", table.check, "look at every byte: 1 or 0")->capture_default_str();
+  app.add_option("--ways", table.ways, "rows of the table: mapped, copy, network")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"mapped", "copy", "network"}));
+  app.add_option("--json", json, "write the table to this file too, for perf/plot.py");
+  app.add_flag("--spoil", table.spoil, "change a byte behind the library's back: the check must find it")->group("");
+  app.add_option("--expert", settings.expert, "expert bytes, with --path network")->transform(CLI::AsSizeValue(false));
+  auto* const experts = app.add_option("--experts", settings.experts, "experts in one fetch; 4, and 8 with --path network")
+                            ->check(CLI::Range(1, 4096));
+  app.add_option("--runs", settings.runs, "interleaved runs, with --path network")->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
+  if (!least->empty()) settings.least = table.least;
+  if (!most->empty()) settings.most = table.most;
+  if (!experts->empty()) table.experts = settings.experts;
+  if (iterations != 0) settings.fetches = std::max(iterations, settings.first_reads);
+  if (iterations != 0) table.iterations = iterations;
+  if (table.least == 0 || table.least > table.most) {
+    std::fprintf(stderr, "fetch_perf: -b must be at least 1 and at most -e\n");
+    return 2;
+  }
   setenv("UCX_TLS", "tcp,self", 0);  // two nodes on one machine
   try {
+    if (settings.path == "table") return print_table(table, json);
     if (settings.path != "network") cardea::perf::measure_same_node(settings);
     if (settings.path == "all") std::printf("\n");
     if (settings.path != "node") cardea::perf::measure_network(settings);

@@ -3,7 +3,7 @@
 //   simulate                     one run, and what it did
 //   simulate --ablation          what each strategy is worth
 //   simulate --random --seed N   the small job full of faults that a property test ran
-//   simulate --replay FILE       the requests of a log again
+//   simulate --replay FILE       the requests of a log again; of a real run, one FILE for each rank
 //   simulate --emulated …        predicts fetch_all on perf/cluster.sh
 // Exits with 0, with 1 if a run broke a rule or did not come to its end, with 2 on wrong options.
 #include <fmt/format.h>
@@ -15,6 +15,7 @@
 #include <memory>
 
 #include "perf/simulator/ablation.h"
+#include "perf/simulator/job_log.h"
 #include "perf/simulator/random_plan.h"
 #include "perf/simulator/simulation.h"
 
@@ -25,7 +26,8 @@ constexpr int kWrongOptions = 2;
 
 struct Options {
   bool ablation = false, random = false, emulated = false;
-  std::string log, replay, json;
+  std::string log, json;
+  std::vector<std::string> replay;
   std::uint64_t hosts = 4, ranks_per_host = 1;
   double gbit = 1, goodput = 0.92;
 };
@@ -171,6 +173,29 @@ void add_flags(CLI::App& app, Plan& plan) {
   }
 }
 
+/// What --replay names: the log of a simulation, or those of a real job's ranks.
+Result<RecordedRun> read_run(const Options& options) {
+  std::vector<std::unique_ptr<std::istream>> logs;
+  for (const std::string& name : options.replay) {
+    auto in = std::make_unique<std::ifstream>(name);
+    if (!*in) return Status::from_errno(errno, "open", name);
+    logs.push_back(std::move(in));
+  }
+  if (!is_job_log(*logs.front())) {
+    if (logs.size() != 1) return Status(CARDEA_ERR_INVALID_ARGUMENT, "--replay takes one log of a simulation");
+    Result<RecordedRun> recorded = read_log(*logs.front());
+    return recorded.ok() ? std::move(recorded) : Result<RecordedRun>(recorded.status().within(options.replay.front()));
+  }
+  Result<JobLog> job = merge_job_logs(logs);
+  if (!job.ok()) return job.status().within("--replay");
+  fmt::print("a real run of {} ranks; {} requests over {:.3f} ms\n", job->run.plan.ranks(), job->run.requests.size(),
+             static_cast<double>(job->nanoseconds) * 1e-6);
+  fmt::print("rates as it showed them: network {:.3f} GB/s into a node, copies {:.3f} GB/s of a rank\n",
+             static_cast<double>(job->run.plan.nic_rate) * 1e-9, static_cast<double>(job->run.plan.copy_rate) * 1e-9);
+  for (const std::string& what : job->left_out) fmt::print("left out: {}\n", what);
+  return std::move(job->run);
+}
+
 int run(Plan plan, const Options& options, const std::string& command) {
   if (options.emulated) plan = emulated(plan, options);
   if (options.random) plan = random_plan(plan.seed);
@@ -191,10 +216,8 @@ int run(Plan plan, const Options& options, const std::string& command) {
     if (options.replay.empty()) {
       report = simulate(plan, log.get(), show);
     } else {
-      std::ifstream in(options.replay);
-      if (!in) return refuse(Status::from_errno(errno, "open", options.replay));
-      const Result<RecordedRun> recorded = read_log(in);
-      if (!recorded.ok()) return refuse(recorded.status().within(options.replay));
+      const Result<RecordedRun> recorded = read_run(options);
+      if (!recorded.ok()) return refuse(recorded.status());
       plan = recorded->plan;
       report = simulate(*recorded, log.get(), show);
     }
@@ -215,7 +238,8 @@ int main(int argc, char** argv) {
   auto* const ablation = app.add_flag("--ablation", options.ablation, "what each strategy is worth");
   auto* const random = app.add_flag("--random", options.random, "a small job full of faults, drawn from --seed");
   auto* const emulated = app.add_flag("--emulated", options.emulated, "predict fetch_all on perf/cluster.sh");
-  auto* const replay = app.add_option("--replay", options.replay, "the requests of a log, in the cluster that it names");
+  auto* const replay = app.add_option("--replay", options.replay,
+                                      "the requests of a log, in the cluster that it names; of a real job all ranks' logs");
   app.add_option("--log", options.log, "write every event here");
   app.add_option("--json", options.json, "write the result of --ablation or --emulated here");
   app.add_option("--hosts", options.hosts, "of --emulated")

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <future>
 
+#include "lib/api/info.h"
 #include "lib/api/registry.h"
 #include "lib/api/structs.h"
 #include "lib/base/asio.h"
@@ -20,6 +21,7 @@
 #include "lib/bootstrap/environment.h"
 #include "lib/bootstrap/unique_id.h"
 #include "lib/engine/asio_executor.h"
+#include "lib/telemetry/open_traces.h"
 #include "lib/transport/shm/factory.h"
 #include "lib/transport/shm/membership.h"
 #include "lib/transport/shm/node_arena.h"
@@ -29,7 +31,8 @@ namespace cardea::api {
 namespace {
 
 constexpr std::size_t kMaxAddress = 64 << 10;
-constexpr std::size_t kRecentRecords = 4096;  // of 64 bytes, for dumps
+constexpr std::size_t kRecentRecords = 4096;     // of 64 bytes, for dumps
+constexpr std::size_t kTracedRecords = 1 << 17;  // so that what writes them may be late
 
 Result<std::unique_ptr<bootstrap::Exchange>> make_exchange(const cardea_config_t& config, Clock::time_point deadline) {
   switch (number_of(config.bootstrap)) {
@@ -76,6 +79,7 @@ Result<std::shared_ptr<Context>> Context::join(ContextNumber number, const carde
   const auto deadline = Clock::now() + settings->setup_timeout;
   Result<std::unique_ptr<bootstrap::Exchange>> exchange = make_exchange(config, deadline);
   if (!exchange.ok()) return exchange.status();
+  if (const Status status = log::open_file((*exchange)->rank()); !status.ok()) return status;
   const std::shared_ptr<Context> context(new Context(number, std::move(*settings)));
   if (const Status status = context->form(**exchange, deadline); !status.ok()) return status;
   return context;
@@ -92,7 +96,8 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
 
   make_node_cache(*membership, deadline);
   engine::RuntimeOptions options{self_, node_of_, settings_.chunk_bytes, settings_.chunks_in_flight};
-  options.record = kRecentRecords;
+  const bool records = !settings_.traces.empty() || log::enabled(log::Level::kTrace, "events");
+  options.record = records ? kTracedRecords : kRecentRecords;
   options.cuda_device = settings_.cuda_device;
   if (node_cache_) {
     options.cache = node_cache_.get();
@@ -102,6 +107,7 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
     };
   }
   runtime_ = std::make_unique<engine::Runtime>(engine_->executor, *this, std::move(options));
+  if (const Status status = start_recording(*membership); !status.ok()) return status;
   std::vector<Rank> shm_peers;
   for (const shm::NodeLink& link : membership->links) shm_peers.push_back(link.rank);
   if (!shm_peers.empty()) {
@@ -139,6 +145,32 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   thread_ = std::thread([io = &engine_->io] { io->run(); });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   pthread_setname_np(thread_.native_handle(), "cardea-engine");
+  return {};
+}
+
+Status Context::start_recording(const shm::Membership& membership) {
+  const std::string who = std::to_string(self_);
+  if (log::tells_version()) log::write(log::Level::kInfo, who, "api", describe_versions());
+  telemetry::JobFacts facts;
+  facts.self = self_;
+  facts.node_of = node_of_;
+  facts.host = membership.host_names[self_];
+  facts.lanes = runtime_->recorder()->counters().lanes();
+  facts.chunk_bytes = settings_.chunk_bytes;
+  facts.network_chunks = settings_.chunks_in_flight;
+  facts.copy_chunks = engine::kCopyChunks;
+  facts.cache_bytes = node_cache_ ? node_cache_->capacity() : 0;
+  facts.began = runtime_->began().time_since_epoch().count();
+  const Nanoseconds since_then = Clock::now() - runtime_->began();
+  facts.wall = (std::chrono::system_clock::now().time_since_epoch() - since_then).count();
+  Result<std::vector<std::unique_ptr<telemetry::Sink>>> sinks = telemetry::open_traces(settings_.traces, facts);
+  if (!sinks.ok()) return sinks.status().within("CARDEA_TRACE");
+  if (log::enabled(log::Level::kTrace, "events")) sinks->push_back(telemetry::log_sink(facts));
+  if (!sinks->empty()) consumer_ = std::make_unique<telemetry::Consumer>(*runtime_->recorder(), std::move(*sinks));
+  log::print(log::Level::kInfo, who, "api", "rank {} of {} on node {}, {} ranks on it; chunks of {} bytes, {} in flight; {}",
+             self_, node_of_.size(), node_of_[self_], std::count(node_of_.begin(), node_of_.end(), node_of_[self_]),
+             settings_.chunk_bytes, settings_.chunks_in_flight,
+             node_cache_ ? fmt::format("node cache of {} bytes", node_cache_->capacity()) : "no node cache");
   return {};
 }
 
@@ -299,6 +331,13 @@ void Context::shut_down() {
   engine_->work.reset();
   engine_->io.stop();
   thread_.join();
+  if (consumer_) {
+    {
+      const auto held = lock();
+      runtime_->recorder()->leave(runtime_->now());
+    }
+    consumer_->stop();
+  }
   if (node_cache_) {
     const auto held = lock();
     node_cache_->leave();

@@ -20,6 +20,7 @@
 #include "lib/api/settings.h"
 #include "lib/base/unique_fd.h"
 #include "lib/engine/runtime.h"
+#include "lib/telemetry/consumer.h"
 
 namespace cardea::bootstrap {
 class Exchange;
@@ -156,6 +157,7 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
 
   Context(ContextNumber number, Settings settings);
   Status form(bootstrap::Exchange& exchange, Clock::time_point deadline);
+  Status start_recording(const shm::Membership& membership);
   void make_node_cache(const shm::Membership& membership, Clock::time_point deadline);
   Status connect_ucx(bootstrap::Exchange& exchange, const Status& mine, Clock::time_point deadline);
   void raise_event();
@@ -169,6 +171,7 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   std::unique_ptr<Engine> engine_;  // io_context, executor, transports
   std::unique_ptr<cache::NodeCache> node_cache_;
   std::unique_ptr<engine::Runtime> runtime_;
+  std::unique_ptr<telemetry::Consumer> consumer_;  // of the runtime's records, if anything is written of them
   std::thread thread_;
   UniqueFd event_;
   bool event_raised_ = false;

@@ -11,6 +11,7 @@
 #endif
 
 #include "cardea/cardea.h"
+#include "lib/api/info.h"
 #include "lib/api/last_error.h"
 #include "lib/api/structs.h"
 #include "lib/transport/ucx/factory.h"
@@ -148,4 +149,15 @@ cardea_status_t cardea_version(cardea_version_info_t* info) CARDEA_NOEXCEPT {
     write_struct(info, out);
     return {};
   });
+}
+
+std::string cardea::api::describe_versions() {
+  cardea_version_info_t info = CARDEA_VERSION_INFO_INIT;
+  if (cardea_version(&info) != CARDEA_OK) return "cardea, of unknown version";
+  const auto found = [](const char* name, const char* version) {
+    return version[0] == '\0' ? fmt::format("no {}", name) : fmt::format("{} {}", name, version);
+  };
+  return fmt::format("cardea {}.{}.{} (abi {}, wire {}), {}, {}, {}, {}, {}", info.major, info.minor, info.patch, info.abi,
+                     info.wire, found("UCX", info.ucx), found("hwloc", info.hwloc), found("CUDA", info.cuda),
+                     found("CUDA driver", info.cuda_driver), found("NCCL", info.nccl));
 }

@@ -79,6 +79,12 @@ Result<Settings> settings_of(const cardea_config_t& config, const bootstrap::Env
   if (config.cuda_device < CARDEA_DEVICE_CURRENT)
     return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "config.cuda_device is {}", config.cuda_device);
   settings.cuda_device = config.cuda_device;
+
+  if (const auto traces = environment("CARDEA_TRACE"); traces && !traces->empty()) {
+    Result<std::vector<telemetry::TraceTarget>> targets = telemetry::parse_trace_list(*traces);
+    if (!targets.ok()) return targets.status().within("CARDEA_TRACE");
+    settings.traces = std::move(*targets);
+  }
   return settings;
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "lib/bootstrap/environment.h"
+#include "lib/telemetry/trace_list.h"
 
 namespace cardea::api {
 
@@ -35,7 +36,12 @@ inline constexpr std::array kVariables = {
              "node cache, shared by the ranks of a node; its lowest rank's value counts; 0: none"},
     Variable{"CARDEA_PREFETCH_BYTES", "bytes", "half of the node cache",
              "of the node cache, that prefetches which nobody has read may fill"},
-    Variable{"CARDEA_DEBUG", "ERROR, WARN, INFO or TRACE", "WARN", "least severe messages shown on standard error"},
+    Variable{"CARDEA_DEBUG", "ERROR, VERSION, WARN, INFO or TRACE", "WARN",
+             "least severe messages shown; VERSION: errors, and the versions of all that is in use"},
+    Variable{"CARDEA_DEBUG_SUBSYS", "names, or ^names", "ALL", "which subsystems tell INFO and TRACE; after ^ which do not"},
+    Variable{"CARDEA_DEBUG_FILE", "path", "standard error", "where messages go; %h: host, %p: process, %r: rank"},
+    Variable{"CARDEA_TRACE", "paths", "none",
+             "NAME.json: a trace for Perfetto; NAME.events: an event log to replay; with %h, %p, %r; both, by a comma"},
 };
 
 struct Settings {
@@ -46,6 +52,7 @@ struct Settings {
   std::uint64_t cache_bytes = 0;     // 0: none
   std::uint64_t prefetch_bytes = 0;  // 0: half of the cache
   int cuda_device = -1;              // -1: the current one
+  std::vector<telemetry::TraceTarget> traces;
 };
 
 /// `config` where it says something, else the environment, else the default. INVALID_ARGUMENT names the field,

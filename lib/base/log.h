@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Messages to the operator, on standard error: "cardea[rank] WARN subsystem: text". CARDEA_DEBUG selects the least severe
-// level shown: ERROR, WARN (default), INFO or TRACE. A failure is logged once, where it is first detected; what is returned
-// to the caller as a Status is not logged as well. Thread-safe.
+// Messages to the operator, "cardea[rank] WARN subsystem: text", on standard error or in a file:
+//
+//   CARDEA_DEBUG         ERROR, VERSION (errors, and one line that names the versions), WARN (default), INFO or TRACE
+//   CARDEA_DEBUG_SUBSYS  which subsystems tell INFO and TRACE: a list such as ucx,shm, or ^events for all but these; default
+//                        ALL. Warnings and errors are always shown
+//   CARDEA_DEBUG_FILE    where messages go; %h, %p, %r (path_pattern.h)
+//
+// A failure is logged once, where it is first detected; what is returned to the caller as a Status is not logged as well.
+// Thread-safe.
 #pragma once
 
 #include <fmt/format.h>
@@ -15,16 +21,23 @@ namespace cardea::log {
 
 enum class Level { kError = 0, kWarn = 1, kInfo = 2, kTrace = 3 };
 
-/// Reads CARDEA_DEBUG; CONFIGURATION if it is set to anything else. Called once per context; the last caller wins.
+/// Reads the variables; CONFIGURATION if one is set to anything else. A file whose name depends on the rank is opened by
+/// open_file, the others here. Called once per context; the last caller wins.
 Status configure_from_environment();
-bool enabled(Level level);
+/// The rank is known: opens CARDEA_DEBUG_FILE, if it is set and its name depends on it. CONFIGURATION with the reason.
+Status open_file(Rank rank);
+/// Whether the versions are to be told: by VERSION, INFO and TRACE.
+bool tells_version();
+bool enabled(Level level, std::string_view subsystem);
 /// `who` names the rank, such as "2" or "?" before it is known.
 void write(Level level, std::string_view who, std::string_view subsystem, std::string_view text);
+/// The same for text of several lines, of which each gets the head; written at once.
+void write_lines(Level level, std::string_view who, std::string_view subsystem, std::string_view lines);
 
 template <typename... Args>
 void print(Level level, std::string_view who, std::string_view subsystem, fmt::format_string<Args...> format,
            Args&&... args) {
-  if (enabled(level)) write(level, who, subsystem, fmt::format(format, std::forward<Args>(args)...));
+  if (enabled(level, subsystem)) write(level, who, subsystem, fmt::format(format, std::forward<Args>(args)...));
 }
 
 }  // namespace cardea::log

@@ -14,7 +14,7 @@ std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
   std::vector<core::LaneLimits> limits(4);
   limits[kNetworkIn].chunks = options.chunks_in_flight;
   limits[kNetworkIn].nic = 0;
-  limits[kNodeCopy].chunks = 4;
+  limits[kNodeCopy].chunks = kCopyChunks;
   // The GPU's copy engines take whole experts, and all that is wanted at once: a batch costs less than its pieces.
   for (const core::LaneNumber lane : {kGpuPull, kGpuUpload}) {
     limits[lane].chunks = UINT32_MAX;

@@ -45,6 +45,8 @@ class Observer {
   virtual void on_change() = 0;
 };
 
+inline constexpr std::uint32_t kCopyChunks = 4;  // on the way within the node at one time
+
 struct RuntimeOptions {
   Rank self = 0;
   std::vector<Node> node_of;  // by rank

@@ -32,7 +32,7 @@ Recorder::Recorder(RecorderOptions options)
 Record* Recorder::next() {
   const std::uint64_t head = head_.load(std::memory_order_relaxed);
   if (attached_ && head - tail_.load(std::memory_order_acquire) == ring_.size()) {
-    ++counters_.records_lost;
+    lost_.store(++counters_.records_lost, std::memory_order_relaxed);
     return nullptr;
   }
   return &ring_[head & mask_];

@@ -70,6 +70,8 @@ class Recorder {
 
   /// Nothing is overwritten any more before it was drained; what the ring holds now is drained first.
   void attach();
+  /// Records left out so far, as in the counters. Any thread.
+  std::uint64_t lost() const { return lost_.load(std::memory_order_relaxed); }
   /// Copies the oldest records that have not been drained; returns how many. Another thread, one at a time, after attach().
   std::size_t drain(std::span<Record> out);
 
@@ -87,6 +89,7 @@ class Recorder {
   bool attached_ = false;
   std::atomic<std::uint64_t> head_{0};  // records made; the writer's
   std::atomic<std::uint64_t> tail_{0};  // records drained; the reader's
+  std::atomic<std::uint64_t> lost_{0};  // a copy for the reader
 };
 
 }  // namespace cardea::telemetry

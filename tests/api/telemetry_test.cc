@@ -2,10 +2,13 @@
 // Counters, metrics and dumps through the C interface: they say what happened, and are refused where they cannot.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <filesystem>
 #include <string>
 
 #include "tests/api/api_job.h"
 #include "tests/telemetry/exposition.h"
+#include "tests/telemetry/trace_check.h"
 
 namespace cardea::test {
 namespace {
@@ -114,6 +117,44 @@ TEST(Telemetry, ViewsThatHoldEverySlotAreThisRanksOwnFault) {
     }
     EXPECT_TRUE(board.barrier(0, 2));
   });
+}
+
+TEST(Telemetry, TheTraceOfARealJobKeepsTheRulesOfTraces) {
+  const std::filesystem::path directory =
+      std::filesystem::temp_directory_path() / ("cardea-traces-" + std::to_string(getpid()));
+  std::filesystem::create_directory(directory);
+  const std::string pattern = (directory / "%r.json").string() + "," + (directory / "%r.events").string();
+  SharedExchange exchange(4);
+  SharedBoard board;
+  run_ranks(4, [&](unsigned rank) {
+    setenv("CARDEA_TRACE", pattern.c_str(), 1);
+    {
+      Job job(exchange, rank, rank < 2 ? "a" : "b");
+      Layer layer(job, Shape{});
+      for (std::uint64_t version = 1; version <= 3; ++version) {
+        layer.publish(version);
+        EXPECT_EQ(read_all(layer, layer.fetch(version, layer.everything()), version), 8u);
+        layer.finish(version);
+        layer.collect(version);
+      }
+      EXPECT_TRUE(board.barrier(0, 4));
+      EXPECT_EQ(parse_exposition(metrics(job.context), *std::make_unique<std::string>())
+                    .at("cardea_records_lost_total{rank=\"" + std::to_string(rank) + "\"}"),
+                0);
+    }
+    const TraceFacts facts = check_trace(read_file((directory / (std::to_string(rank) + ".json")).string()));
+    EXPECT_EQ(facts.wrong, "");
+    EXPECT_EQ(facts.processes, std::set<std::uint64_t>{rank});
+    EXPECT_EQ(facts.slices.at("requests"), 3u);
+    EXPECT_EQ(facts.slices.at("views"), 24u);
+    EXPECT_EQ(facts.flows, 24u);
+    EXPECT_EQ(facts.moments.at("publish"), 3u);
+    EXPECT_EQ(facts.moments.at("collect"), 3u);
+    const std::string events = read_file((directory / (std::to_string(rank) + ".events")).string());
+    EXPECT_EQ(events.rfind("# cardea events 1\n# job rank=" + std::to_string(rank) + " ranks=4 nodes=0,0,1,1 ", 0), 0u);
+    EXPECT_TRUE(events.ends_with(" leave\n# end\n"));
+  });
+  std::filesystem::remove_all(directory);
 }
 
 TEST(Telemetry, TextIsCutToItsRoomAndTheRestIsTold) {

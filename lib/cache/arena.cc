@@ -13,6 +13,7 @@ namespace cardea::cache {
 namespace {
 
 Status allocate(int descriptor, std::uint64_t offset, std::uint64_t bytes) {
+  if (Status status = check_file_size(offset + bytes); !status.ok()) return status;
   int failed = 0;
   do failed = fallocate(descriptor, 0, static_cast<off_t>(offset), static_cast<off_t>(bytes));
   while (failed != 0 && errno == EINTR);
@@ -33,6 +34,7 @@ Result<Arena> Arena::create(const Shape& shape) {
   const std::string what = fmt::format("a node cache of {} bytes", bytes);
   UniqueFd descriptor(memfd_create("cardea-node-cache", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!descriptor) return Status::from_errno(errno, "memfd_create", what);
+  if (Status status = check_file_size(bytes); !status.ok()) return status;
   if (ftruncate(descriptor.get(), static_cast<off_t>(bytes)) != 0) return Status::from_errno(errno, "ftruncate", what);
   if (const Status status = allocate(descriptor.get(), 0, shape.metadata_bytes()); !status.ok()) return status;
   if (fcntl(descriptor.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)

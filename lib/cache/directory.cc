@@ -34,6 +34,12 @@ struct Plan {
   static std::uint32_t bucket_count(const Shape& shape) { return std::bit_ceil(shape.entries * 2); }
 };
 
+// A word that another process may change meanwhile, as it is now.
+template <typename T>
+T once(const T& word) {
+  return __atomic_load_n(&word, __ATOMIC_RELAXED);
+}
+
 // Of offsets and sizes: two builds that lay the directory out differently never share one.
 std::uint64_t layout_hash() {
   std::uint64_t hash = 0xcbf29ce484222325;
@@ -102,14 +108,31 @@ Result<Directory> Directory::attach(std::byte* memory, std::uint64_t bytes) {
   const auto wrong = [](std::string_view what) { return Status::error(CARDEA_ERR_PROTOCOL, "node cache: {}", what); };
   if (bytes < sizeof(Header)) return wrong("too small for a header");
   const Header& header = *reinterpret_cast<const Header*>(memory);
-  if (header.magic != Header::kMagic) return wrong("no magic number");
-  if (header.layout != layout_hash()) return wrong("laid out by another build");
-  const Result<Shape> shape = Shape::of(header.capacity, header.chunk_bytes);
-  if (!shape.ok()) return shape.status().within("node cache");
-  if (shape->capacity != header.capacity || shape->total_bytes() != header.total_bytes || shape->total_bytes() > bytes) {
-    return wrong(fmt::format("{} bytes for a capacity of {}", bytes, header.capacity));
-  }
+  if (once(header.magic) != Header::kMagic) return wrong("no magic number");
+  if (once(header.layout) != layout_hash()) return wrong("laid out by another build");
+  const std::uint64_t capacity = once(header.capacity);
+  const Result<Shape> shape = Shape::of(capacity, once(header.chunk_bytes));
+  if (!shape.ok()) return wrong(shape.status().message());
+  if (shape->capacity != capacity || shape->total_bytes() != once(header.total_bytes) || shape->total_bytes() > bytes)
+    return wrong(fmt::format("{} bytes for a capacity of {}", bytes, capacity));
   return Directory(memory, *shape);
+}
+
+std::optional<Extent> Directory::extent(const Entry& entry) const {
+  const Extent extent{once(entry.first_block), once(entry.blocks), once(entry.chunks)};
+  const bool sensible = extent.blocks != 0 && extent.blocks <= shape_.blocks &&
+                        extent.first_block <= shape_.blocks - extent.blocks && extent.chunks != 0 &&
+                        extent.chunks <= kMaxChunks &&
+                        extent.chunks <= std::uint64_t{extent.blocks} * shape_.words_per_block;
+  return sensible ? std::optional(extent) : std::nullopt;
+}
+
+EntryIndex Directory::used_entries() const {
+  return std::min(once(header_->used_entries), shape_.entries);
+}
+
+std::uint32_t Directory::used_blocks() const {
+  return static_cast<std::uint32_t>(std::min<std::uint64_t>(header_->used_blocks.load(), shape_.blocks));
 }
 
 std::uint32_t& Directory::bucket_of(const Entry& entry) const {
@@ -124,22 +147,24 @@ EntryIndex Directory::find(const Key& key) const {
   wanted.layer = key.layer.layer;
   wanted.expert = key.expert;
   wanted.version = key.version;
-  EntryIndex at = bucket_of(wanted);
-  for (std::uint32_t steps = 0; at < shape_.entries && steps < shape_.entries; at = entries_[at].next, ++steps) {
+  EntryIndex at = once(bucket_of(wanted));
+  for (std::uint32_t steps = 0; at < shape_.entries && steps < shape_.entries; ++steps) {
     const Entry& entry = entries_[at];
     if (entry.group == wanted.group && entry.layer == wanted.layer && entry.expert == wanted.expert &&
         entry.version == wanted.version && entry.state.load() == Entry::kLive) {
       return at;
     }
+    at = once(entry.next);
   }
   return kNoEntry;
 }
 
 EntryIndex Directory::empty_entry() const {
-  for (EntryIndex i = 0; i < header_->used_entries; ++i) {
+  const EntryIndex used = used_entries();
+  for (EntryIndex i = 0; i < used; ++i) {
     if (entries_[i].state.load(std::memory_order_relaxed) == Entry::kEmpty) return i;
   }
-  return header_->used_entries < shape_.entries ? header_->used_entries : kNoEntry;
+  return used < shape_.entries ? used : kNoEntry;
 }
 
 std::uint32_t Directory::free_run(std::uint32_t count) const {
@@ -158,40 +183,63 @@ std::uint32_t Directory::free_run(std::uint32_t count) const {
   return UINT32_MAX;
 }
 
-void Directory::mark(const Entry& entry, bool taken) {
-  for (std::uint32_t block = entry.first_block; block < entry.first_block + entry.blocks; ++block) {
+void Directory::mark(const Extent& extent, bool taken) {
+  for (std::uint32_t block = extent.first_block; block < extent.first_block + extent.blocks; ++block) {
     const std::uint64_t bit = std::uint64_t{1} << block % 64;
     map_[block / 64] = taken ? map_[block / 64] | bit : map_[block / 64] & ~bit;
   }
 }
 
-void Directory::insert(EntryIndex index) {
+bool Directory::overlaps(const Extent& extent) const {
+  for (std::uint32_t block = extent.first_block; block < extent.first_block + extent.blocks; ++block) {
+    if ((map_[block / 64] >> block % 64 & 1) != 0) return true;
+  }
+  return false;
+}
+
+void Directory::link(EntryIndex index, const Extent& extent) {
   Entry& entry = entries_[index];
-  header_->used_entries = std::max(header_->used_entries, index + 1);
+  header_->used_entries = std::max(used_entries(), index + 1);
   entry.state.store(Entry::kLive);
   std::uint32_t& bucket = bucket_of(entry);
   entry.next = bucket;
   bucket = index;
-  mark(entry, true);
-  header_->used_blocks += entry.blocks;
+  mark(extent, true);
+  header_->used_blocks += extent.blocks;
+}
+
+void Directory::insert(EntryIndex index) {
+  if (const auto made = extent(entries_[index])) link(index, *made);
 }
 
 void Directory::erase(EntryIndex index) {
   Entry& entry = entries_[index];
   entry.state.store(Entry::kEmpty);
+  const auto held = extent(entry);
+  if (!held || used_blocks() < held->blocks) return repair();
   std::uint32_t* link = &bucket_of(entry);
-  for (std::uint32_t steps = 0; *link < shape_.entries && steps < shape_.entries; link = &entries_[*link].next, ++steps) {
-    if (*link != index) continue;
-    *link = entry.next;
-    break;
+  for (std::uint32_t steps = 0; steps < shape_.entries; ++steps) {
+    const EntryIndex at = once(*link);
+    if (at >= shape_.entries) break;
+    if (at == index) {
+      *link = entry.next;
+      break;
+    }
+    link = &entries_[at].next;
   }
-  mark(entry, false);
-  header_->used_blocks -= entry.blocks;
+  mark(*held, false);
+  header_->used_blocks -= held->blocks;
 }
 
-bool Directory::sensible(const Entry& entry) const {
-  return entry.blocks != 0 && entry.blocks <= shape_.blocks && entry.first_block <= shape_.blocks - entry.blocks &&
-         entry.chunks != 0 && entry.chunks <= kMaxChunks && entry.chunks <= entry.blocks * shape_.words_per_block;
+bool Directory::consistent() const {
+  std::uint64_t taken = 0, held = 0;
+  for (std::uint32_t word = 0; word < (shape_.blocks + 63) / 64; ++word)
+    taken += static_cast<std::uint64_t>(std::popcount(once(map_[word])));
+  for (EntryIndex i = 0; i < shape_.entries; ++i) {
+    const auto of = extent(entries_[i]);
+    if (of && entries_[i].state.load() == Entry::kLive) held += of->blocks;
+  }
+  return taken == header_->used_blocks.load() && held == taken;
 }
 
 void Directory::repair() {
@@ -200,13 +248,17 @@ void Directory::repair() {
   header_->used_entries = 0;
   header_->used_blocks = 0;
   ++header_->repairs;
-  for (EntryIndex i = 0; i < shape_.entries; ++i) {
-    Entry& entry = entries_[i];
-    if (entry.state.load() == Entry::kEmpty) continue;
-    if (entry.state.load() != Entry::kLive || !sensible(entry)) {
-      entry.state.store(Entry::kEmpty);
-    } else {
-      insert(i);
+  for (const bool pinned : {true, false}) {
+    for (EntryIndex i = 0; i < shape_.entries; ++i) {
+      Entry& entry = entries_[i];
+      const std::uint32_t state = entry.state.load();
+      if (state == Entry::kEmpty || (entry.pins.load() != 0) != pinned) continue;
+      const auto held = extent(entry);
+      if (state != Entry::kLive || !held || overlaps(*held)) {
+        entry.state.store(Entry::kEmpty);
+      } else {
+        link(i, *held);
+      }
     }
   }
 }

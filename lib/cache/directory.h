@@ -16,6 +16,11 @@
 //             ▲                        │ overdue: another rank claims it      its rank's process has ended
 //             └────────────────────────┘
 //
+// Any rank of the node can write anything into this memory, by mistake or malice. So what is read here is read once,
+// checked, and used as it was when it was checked: indices, extents, counts and chains of the index. Nonsense costs entries
+// (repair()) or the use of the cache, never an access outside of the memory, and no loop is longer than there are entries.
+// What cannot be checked is the payload, and the lock, which is the C library's (lock.h).
+//
 // Bytes of a chunk that two ranks fill are the same bytes, so an overdue writer that goes on does no harm while the entry
 // is what it was; and since a writer pins what it fills, an entry whose writer fell silent is not reused until that process
 // is gone: that is its quarantine.
@@ -23,6 +28,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <type_traits>
 
 #include "lib/base/status.h"
@@ -100,6 +106,12 @@ struct Header {
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && std::atomic<std::uint32_t>::is_always_lock_free);
 static_assert(std::is_standard_layout_v<Header> && std::is_standard_layout_v<Entry>);
 
+/// What an entry occupies, read once and found to be within the directory.
+struct Extent {
+  std::uint32_t first_block = 0, blocks = 0, chunks = 0;
+  friend bool operator==(const Extent&, const Extent&) = default;
+};
+
 /// A view of the memory. Not owning; cheap to copy.
 class Directory {
  public:
@@ -117,6 +129,12 @@ class Directory {
   std::byte* payload() const { return memory_ + shape_.metadata_bytes(); }
   std::uint64_t offset(std::uint32_t block) const { return block * shape_.block_bytes; }
 
+  /// Nothing if it makes no sense.
+  std::optional<Extent> extent(const Entry& entry) const;
+  /// Entries from here on have never been used.
+  EntryIndex used_entries() const;
+  std::uint32_t used_blocks() const;
+
   // ---- under the lock
   EntryIndex find(const Key& key) const;
   /// An empty entry, or kNoEntry.
@@ -126,14 +144,18 @@ class Directory {
   /// Makes an entry live whose fields have been filled in.
   void insert(EntryIndex index);
   void erase(EntryIndex index);
-  /// Makes what follows from entries anew; entries that make no sense become empty.
+  /// Makes what follows from entries anew. Entries that make no sense become empty, and those that overlap another one;
+  /// a pinned one wins.
   void repair();
-  bool sensible(const Entry& entry) const;
+  /// Whether the entries, the count of used blocks and their map agree.
+  bool consistent() const;
 
  private:
   Directory(std::byte* memory, const Shape& shape);
   std::uint32_t& bucket_of(const Entry& entry) const;
-  void mark(const Entry& entry, bool taken);
+  void link(EntryIndex index, const Extent& extent);
+  bool overlaps(const Extent& extent) const;
+  void mark(const Extent& extent, bool taken);
 
   std::byte* memory_ = nullptr;
   Shape shape_;

@@ -17,6 +17,21 @@ static_assert(sizeof(pthread_mutex_t) <= sizeof(Header::lock) && alignof(pthread
 
 }  // namespace
 
+RobustLock::RobustLock(void* memory, Nanoseconds patience)
+    : mutex_(static_cast<pthread_mutex_t*>(memory)),
+      kind_([] {
+        pthread_mutex_t sample;
+        const Status made = create(&sample);
+        const int kind = made.ok() ? sample.__data.__kind : -1;
+        if (made.ok()) pthread_mutex_destroy(&sample);
+        return kind;
+      }()),
+      patience_(patience) {}
+
+bool RobustLock::intact() const {
+  return __atomic_load_n(&mutex_->__data.__kind, __ATOMIC_RELAXED) == kind_;
+}
+
 Status RobustLock::create(void* memory) {
   pthread_mutexattr_t attributes;
   pthread_mutexattr_init(&attributes);
@@ -33,6 +48,7 @@ Lock::Taken RobustLock::lock() {
   const bool patient = !gave_up_;
   const auto deadline = Clock::now() + patience_;
   for (unsigned attempt = 0;; ++attempt) {
+    if (!intact()) return Taken::kNot;
     const int error = pthread_mutex_trylock(mutex_);
     if (error == 0 || error == EOWNERDEAD) gave_up_ = false;
     if (error == 0) return Taken::kClean;

@@ -32,21 +32,27 @@ class NoLock final : public Lock {
 };
 
 /// A robust mutex in shared memory. Thread-safe.
+///
+/// Its bytes are the C library's, which links robust mutexes by pointers that lie in them. A mutex that is not of the kind
+/// that create() makes is not touched (kNot). Beyond that a process that writes into it while another holds it can crash
+/// that one: processes that share it are of one user, and could trace each other as well.
 class RobustLock final : public Lock {
  public:
   static constexpr Nanoseconds kPatience = std::chrono::milliseconds(500);
 
   /// Makes the mutex, once, in memory that the directory keeps for it.
   static Status create(void* memory);
-  explicit RobustLock(void* memory, Nanoseconds patience = kPatience)
-      : mutex_(static_cast<pthread_mutex_t*>(memory)), patience_(patience) {}
+  explicit RobustLock(void* memory, Nanoseconds patience = kPatience);
 
   /// kNot when the patience is over. From then on it is not had again at once, until it is had once.
   Taken lock() override;
   void unlock() override;
 
  private:
+  bool intact() const;
+
   pthread_mutex_t* mutex_;
+  const int kind_;  // of an untouched one
   const Nanoseconds patience_;
   std::atomic<bool> gave_up_{false};
 };

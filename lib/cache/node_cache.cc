@@ -7,6 +7,10 @@ namespace cardea::cache {
 namespace {
 
 constexpr std::uint32_t kNone = UINT32_MAX;
+// Ranks of a node share a clock. A claim that is later than now by more than a glance is nonsense.
+constexpr std::uint64_t kGlance = 1'000'000;  // microseconds
+// What a time point can hold.
+constexpr std::uint64_t kEndOfTime = std::uint64_t{1} << 52;  // microseconds
 
 std::uint64_t microseconds(Clock::time_point time) {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(time.time_since_epoch()).count());
@@ -67,9 +71,15 @@ std::optional<EntryIndex> NodeCache::acquire(const Key& key, std::uint64_t bytes
       ++counters_.no_lock;
       return std::nullopt;
     }
+    std::optional<Extent> extent;
     if (const EntryIndex index = directory_.find(key); index != kNoEntry) {
-      const Entry& entry = directory_.entry(index);
-      if (entry.blocks != blocks || entry.chunks != chunks) return std::nullopt;  // ranks that disagree share nothing
+      extent = directory_.extent(directory_.entry(index));
+      // Ranks that disagree share nothing; and what is pinned here does not move.
+      const bool known = mine_[index].pins != 0;
+      if (!extent || extent->blocks != blocks || extent->chunks != chunks || (known && mine_[index].extent() != *extent)) {
+        ++counters_.no_room;
+        return std::nullopt;
+      }
       found = index;
       ++counters_.hits;
     } else {
@@ -78,10 +88,18 @@ std::optional<EntryIndex> NodeCache::acquire(const Key& key, std::uint64_t bytes
         ++counters_.no_room;
         return std::nullopt;
       }
+      extent = directory_.extent(directory_.entry(*found));
+      const bool known = mine_[*found].pins != 0;
+      if (!extent || extent->blocks != blocks || extent->chunks != chunks || known) {
+        // Somebody wrote there meanwhile, or emptied what is pinned here.
+        if (!known) directory_.entry(*found).pins.fetch_and(~bit());
+        ++counters_.no_room;
+        return std::nullopt;
+      }
       ++counters_.misses;
     }
     Entry& entry = directory_.entry(*found);
-    pin(*found);
+    pin(*found, *extent);
     entry.last_used = directory_.header().tick.fetch_add(1) + 1;
     if (!unread) entry.read.store(1);
     if (urgency < entry.urgency.load()) entry.urgency.store(urgency);
@@ -92,15 +110,15 @@ std::optional<EntryIndex> NodeCache::acquire(const Key& key, std::uint64_t bytes
   return found;
 }
 
-void NodeCache::pin(EntryIndex index) {
-  Entry& entry = directory_.entry(index);
-  entry.pins.fetch_or(bit());
+void NodeCache::pin(EntryIndex index, const Extent& extent) {
+  directory_.entry(index).pins.fetch_or(bit());
   Mine& mine = mine_[index];
-  ++mine.pins;
-  mine.first_block = entry.first_block;
-  mine.blocks = entry.blocks;
-  mine.chunks = entry.chunks;
-  mine.offset = directory_.offset(entry.first_block);
+  if (mine.pins++ != 0) return;
+  mine.first_block = extent.first_block;
+  mine.blocks = extent.blocks;
+  mine.chunks = extent.chunks;
+  mine.offset = directory_.offset(extent.first_block);
+  mine.claimed.assign(extent.chunks, false);
 }
 
 std::optional<EntryIndex> NodeCache::make(const Key& key, std::uint32_t blocks, std::uint32_t chunks, std::uint32_t urgency,
@@ -111,13 +129,18 @@ std::optional<EntryIndex> NodeCache::make(const Key& key, std::uint32_t blocks, 
   }
   EntryIndex index = kNoEntry;
   std::uint32_t block = kNone;
-  for (;;) {
+  // Each round empties an entry, takes back a dead rank's or repairs, so it ends, unless somebody fills them meanwhile.
+  for (std::uint32_t rounds = 2 * directory_.shape().entries + kMaxLocalRanks;; --rounds) {
     index = directory_.empty_entry();
-    const std::uint32_t free =
-        directory_.shape().blocks - static_cast<std::uint32_t>(directory_.header().used_blocks.load());
+    const std::uint32_t free = directory_.shape().blocks - directory_.used_blocks();
     block = free >= blocks ? directory_.free_run(blocks) : kNone;
     if (index != kNoEntry && block != kNone) break;
-    if (!evict_one(unread, since) && !bury_the_dead()) return std::nullopt;
+    if (rounds == 0) return std::nullopt;
+    if (!evict_one(unread, since) && !bury_the_dead()) {
+      if (directory_.consistent()) return std::nullopt;
+      directory_.repair();
+      ++counters_.repairs;
+    }
     step(Step::kVictimErased);
   }
   Entry& entry = directory_.entry(index);
@@ -147,7 +170,7 @@ bool NodeCache::evict_one(bool unread, std::uint64_t since) {
   // prefetch older than its own request, since the newer one knows better what comes next.
   EntryIndex victim = kNoEntry;
   bool victim_read = false;
-  for (EntryIndex i = 0; i < directory_.header().used_entries; ++i) {
+  for (EntryIndex i = 0; i < directory_.used_entries(); ++i) {
     const Entry& entry = directory_.entry(i);
     if (!may_evict(entry)) continue;
     const bool read = entry.read.load() != 0;
@@ -167,13 +190,13 @@ bool NodeCache::evict_one(bool unread, std::uint64_t since) {
 bool NodeCache::keep_budget(std::uint64_t bytes, std::uint64_t since) {
   if (options_.prefetch_bytes == UINT64_MAX) return true;
   if (bytes > options_.prefetch_bytes) return false;
-  for (;;) {
+  for (std::uint32_t rounds = 0; rounds <= directory_.shape().entries; ++rounds) {
     std::uint64_t unread = 0;
     EntryIndex oldest = kNoEntry;
-    for (EntryIndex i = 0; i < directory_.header().used_entries; ++i) {
+    for (EntryIndex i = 0; i < directory_.used_entries(); ++i) {
       const Entry& entry = directory_.entry(i);
       if (entry.state.load() != Entry::kLive || entry.read.load() != 0) continue;
-      unread += entry.blocks * directory_.shape().block_bytes;
+      if (const auto held = directory_.extent(entry)) unread += held->blocks * directory_.shape().block_bytes;
       if (!may_evict(entry) || entry.last_used > since) continue;
       if (oldest == kNoEntry || entry.last_used < directory_.entry(oldest).last_used) oldest = i;
     }
@@ -183,16 +206,17 @@ bool NodeCache::keep_budget(std::uint64_t bytes, std::uint64_t since) {
     drop(oldest);
     step(Step::kVictimErased);
   }
+  return false;
 }
 
 void NodeCache::drop(EntryIndex index) {
   const Entry& entry = directory_.entry(index);
-  if (entry.read.load() == 0) {
+  if (const auto held = directory_.extent(entry); held && entry.read.load() == 0) {
     std::uint32_t filled = 0;
-    for (std::uint32_t i = 0; i < entry.chunks; ++i) {
-      if (state_of(directory_.chunk_word(entry.first_block, i).load()) == ChunkState::kDone) ++filled;
+    for (std::uint32_t i = 0; i < held->chunks; ++i) {
+      if (state_of(directory_.chunk_word(held->first_block, i).load()) == ChunkState::kDone) ++filled;
     }
-    counters_.prefetch_bytes_wasted += std::min(filled * chunk_bytes(), entry.blocks * directory_.shape().block_bytes);
+    counters_.prefetch_bytes_wasted += std::min(filled * chunk_bytes(), held->blocks * directory_.shape().block_bytes);
   }
   directory_.erase(index);
 }
@@ -219,7 +243,7 @@ void NodeCache::release(EntryIndex index, bool stale) {
 void NodeCache::retire(const LayerKey& layer, Version up_to) {
   const Held held(*this);
   if (!held) return;  // they are pushed out in time
-  for (EntryIndex i = 0; i < directory_.header().used_entries; ++i) {
+  for (EntryIndex i = 0; i < directory_.used_entries(); ++i) {
     const Entry& entry = directory_.entry(i);
     if (!may_evict(entry) || entry.group != layer.group || entry.layer != layer.layer || entry.version > up_to) continue;
     ++counters_.retired;
@@ -234,11 +258,19 @@ bool NodeCache::done(EntryIndex entry, std::uint32_t chunk) const {
   return state_of(word(entry, chunk).load()) == ChunkState::kDone;
 }
 
+bool NodeCache::is_overdue(std::uint64_t claim, Clock::time_point now) const {
+  const std::uint64_t time = microseconds(now);
+  if (claim > time) return claim - time > kGlance;
+  return time - claim > microseconds(Clock::time_point(overdue_));
+}
+
 bool NodeCache::claimable(EntryIndex entry, std::uint32_t chunk, Clock::time_point now) const {
+  if (mine_[entry].claimed[chunk]) return false;  // it is on its way here, whoever the word says has it
   const std::uint64_t is = word(entry, chunk).load();
-  if (state_of(is) == ChunkState::kFree) return true;
-  if (state_of(is) != ChunkState::kClaimed || claimant_of(is) == options_.local) return false;
-  return microseconds(now) > claim_time_of(is) + microseconds(Clock::time_point(overdue_));
+  if (state_of(is) == ChunkState::kDone) return false;
+  if (state_of(is) != ChunkState::kClaimed) return true;
+  // A claim in this rank's name that it has not made is nonsense.
+  return claimant_of(is) == options_.local || is_overdue(claim_time_of(is), now);
 }
 
 bool NodeCache::try_claim(EntryIndex entry, std::uint32_t chunk, Clock::time_point now) {
@@ -246,11 +278,13 @@ bool NodeCache::try_claim(EntryIndex entry, std::uint32_t chunk, Clock::time_poi
   if (!claimable(entry, chunk, now)) return false;
   if (!word(entry, chunk).compare_exchange_strong(is, claim_word(options_.local, microseconds(now)))) return false;
   if (state_of(is) == ChunkState::kClaimed) ++counters_.overdue;
+  mine_[entry].claimed[chunk] = true;
   step(Step::kClaimed);
   return true;
 }
 
 void NodeCache::finish_chunk(EntryIndex entry, std::uint32_t chunk, bool ok) {
+  mine_[entry].claimed[chunk] = false;
   // Unless it was taken over meanwhile: then it is the other's, and its bytes are the same.
   std::uint64_t is = word(entry, chunk).load();
   const bool mine = state_of(is) == ChunkState::kClaimed && claimant_of(is) == options_.local;
@@ -264,16 +298,17 @@ std::optional<NodeCache::Claim> NodeCache::oldest_claim(EntryIndex entry) const 
   for (std::uint32_t i = 0; i < mine_[entry].chunks; ++i) {
     const std::uint64_t is = word(entry, i).load();
     if (state_of(is) != ChunkState::kClaimed || claimant_of(is) == options_.local) continue;
-    const Clock::time_point since{std::chrono::microseconds(claim_time_of(is))};
+    const std::uint64_t time = std::min(claim_time_of(is), kEndOfTime);
+    const Clock::time_point since{std::chrono::microseconds(time)};
     if (!oldest || since < oldest->since) oldest = Claim{claimant_of(is), since};
   }
   return oldest;
 }
 
-std::optional<Clock::time_point> NodeCache::overdue_at(EntryIndex entry) const {
+std::optional<Clock::time_point> NodeCache::overdue_at(EntryIndex entry, Clock::time_point now) const {
   const auto oldest = oldest_claim(entry);
   if (!oldest) return std::nullopt;
-  return oldest->since + std::chrono::microseconds(1) + overdue_;
+  return std::min(oldest->since, now + std::chrono::microseconds(kGlance)) + std::chrono::microseconds(1) + overdue_;
 }
 
 // ---------------------------------------------------------------- whom to tell
@@ -348,9 +383,10 @@ void NodeCache::take_back(std::uint32_t local) {
   const std::uint64_t theirs = std::uint64_t{1} << local;
   for (EntryIndex i = 0; i < directory_.shape().entries; ++i) {
     Entry& entry = directory_.entry(i);
-    if (entry.state.load() != Entry::kLive || (entry.pins.load() & theirs) == 0 || !directory_.sensible(entry)) continue;
-    for (std::uint32_t chunk = 0; chunk < entry.chunks; ++chunk) {
-      std::atomic<std::uint64_t>& at = directory_.chunk_word(entry.first_block, chunk);
+    const auto held = directory_.extent(entry);
+    if (entry.state.load() != Entry::kLive || (entry.pins.load() & theirs) == 0) continue;
+    for (std::uint32_t chunk = 0; held && chunk < held->chunks; ++chunk) {
+      std::atomic<std::uint64_t>& at = directory_.chunk_word(held->first_block, chunk);
       std::uint64_t is = at.load();
       if (state_of(is) == ChunkState::kClaimed && claimant_of(is) == local) at.compare_exchange_strong(is, 0);
     }
@@ -366,7 +402,7 @@ void NodeCache::take_back(std::uint32_t local) {
 bool NodeCache::bury_the_dead() {
   if (!options_.process_ended) return false;
   std::uint64_t pinning = 0;
-  for (EntryIndex i = 0; i < directory_.header().used_entries; ++i) {
+  for (EntryIndex i = 0; i < directory_.used_entries(); ++i) {
     if (directory_.entry(i).state.load() == Entry::kLive) pinning |= directory_.entry(i).pins.load();
   }
   bool any = false;
@@ -379,7 +415,7 @@ bool NodeCache::bury_the_dead() {
 }
 
 std::uint64_t NodeCache::used_bytes() const {
-  return directory_.header().used_blocks.load() * directory_.shape().block_bytes;
+  return directory_.used_blocks() * directory_.shape().block_bytes;
 }
 
 }  // namespace cardea::cache

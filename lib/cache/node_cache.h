@@ -6,6 +6,7 @@
 //   - an entry that this rank has pinned keeps its bytes and its place until release();
 //   - of one key there is at most one live entry, so what one rank of the node has fetched, no other needs to fetch;
 //   - a chunk is handed to one claimant at a time, unless the claim is overdue;
+//   - what others write into the directory, nonsense included, costs it the use of the cache at worst;
 //   - nothing waits longer than Lock's patience: where the lock is not to be had, acquire() says so and the rank goes
 //     without the cache.
 //
@@ -100,8 +101,8 @@ class NodeCache {
   /// The bytes of a chunk claimed here have come, or will not.
   void finish_chunk(EntryIndex entry, std::uint32_t chunk, bool ok);
   /// The oldest claim of another rank on the entry becomes overdue then; nothing if there is none.
-  std::optional<Clock::time_point> overdue_at(EntryIndex entry) const;
-  /// The oldest claim of another rank on the entry: whose it is, and since when.
+  std::optional<Clock::time_point> overdue_at(EntryIndex entry, Clock::time_point now) const;
+  /// The oldest claim of another rank on the entry: whose it is, which may be nobody's number, and since when.
   struct Claim {
     std::uint32_t local = 0;
     Clock::time_point since;
@@ -141,6 +142,8 @@ class NodeCache {
     std::uint32_t pins = 0;
     std::uint32_t first_block = 0, blocks = 0, chunks = 0;
     std::uint64_t offset = 0;
+    std::vector<bool> claimed;  // chunks that are on their way here
+    Extent extent() const { return {first_block, blocks, chunks}; }
   };
   class Held;
 
@@ -151,8 +154,9 @@ class NodeCache {
   void step(Step at) const {
     if (options_.at_step) options_.at_step(at);
   }
-  void pin(EntryIndex index);
+  void pin(EntryIndex index, const Extent& extent);
   bool may_evict(const Entry& entry) const;
+  bool is_overdue(std::uint64_t claim, Clock::time_point now) const;
   std::optional<EntryIndex> make(const Key& key, std::uint32_t blocks, std::uint32_t chunks, std::uint32_t urgency,
                                  bool unread, std::uint64_t since, Refusal& why);
   bool evict_one(bool unread, std::uint64_t since);

@@ -30,7 +30,7 @@ void Core::plan_cache(Layer& of) const {
 bool Core::take_from_cache(Fetch& of, std::size_t index, Clock::time_point now) {
   Want& want = of.wants[index];
   Layer& in = layer(of.spec.layer);
-  if (!in.cacheable || want.source.path != CARDEA_PATH_NETWORK) return false;
+  if (!in.cacheable || want.diverted || want.source.path != CARDEA_PATH_NETWORK) return false;
   if (of.spec.slab && of.spec.wants_views) {
     // In a slot of this rank's own already, whole.
     const Slab& slab = *slabs_.at(*of.spec.slab);
@@ -137,7 +137,7 @@ void Core::look_for_chunks(Transfer& transfer, Clock::time_point now) {
     open = !transfer.chunks[i].done && (transfer.chunks[i].range.segments & transfer.requested) != 0 &&
            cache_->claimable(transfer.entry, static_cast<std::uint32_t>(i), now);
   }
-  if (!open) return set_recheck(transfer, cache_->overdue_at(transfer.entry));
+  if (!open) return set_recheck(transfer, cache_->overdue_at(transfer.entry, now));
   set_recheck(transfer, std::nullopt);
   transfer.queued = lanes_[queue_of(transfer.source.lane)].add(transfer.number, transfer.urgency);
   pump(transfer.source.lane, now);
@@ -182,6 +182,7 @@ void Core::divert(Transfer& transfer, const Status& why, Clock::time_point now) 
       continue;
     }
     want.transfer = 0;
+    want.diverted = true;
     --transfer.pins;
     starve(of, ref.want, now);
     queue_gang(of, now);

@@ -28,6 +28,7 @@ struct Core::Want {
   SourceOption source;
   TransferNumber transfer = 0;  // while moving, ready or delivered from a slot or from the node cache
   TransferNumber cached = 0;    // while starved: it lies in the node cache and wants to be copied into a slot
+  bool diverted = false;        // the node cache has no memory for it: it goes into a slot
   Status status;
   Nanoseconds ready_after{0};
 };

@@ -437,7 +437,7 @@ void Core::pump(LaneNumber lane_number, Clock::time_point now) {
         start(transfer, *index, transfer.source.lane, choice->urgency, now);
       } else {
         take_off(transfer);  // others are at what is left of it
-        set_recheck(transfer, cache_->overdue_at(transfer.entry));
+        set_recheck(transfer, cache_->overdue_at(transfer.entry, now));
       }
       continue;
     }

@@ -97,9 +97,9 @@ TEST_F(NodeCacheTest, AnOverdueClaimIsTakenOverAndItsFormerOwnerChangesNothing) 
   const EntryIndex entry = *get(0, key_of(1));
   EXPECT_EQ(get(1, key_of(1)), entry);
   ASSERT_TRUE(rank(0).try_claim(entry, 0, now_));
-  const auto when = rank(1).overdue_at(entry);
+  const auto when = rank(1).overdue_at(entry, now_);
   ASSERT_TRUE(when);
-  EXPECT_FALSE(rank(0).overdue_at(entry)) << "one's own claims are no concern";
+  EXPECT_FALSE(rank(0).overdue_at(entry, now_)) << "one's own claims are no concern";
   EXPECT_FALSE(rank(1).claimable(entry, 0, *when - std::chrono::microseconds(2)));
   ASSERT_TRUE(rank(1).try_claim(entry, 0, *when));
   EXPECT_EQ(rank(1).counters().overdue, 1u);

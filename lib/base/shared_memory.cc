@@ -66,11 +66,7 @@ std::uint64_t group_limit() {
 
 // Asking the kernel for more than there is may end in the out-of-memory killer or in SIGXFSZ instead of an error.
 Status check_limits(std::uint64_t bytes) {
-  rlimit file_size{};
-  if (getrlimit(RLIMIT_FSIZE, &file_size) == 0 && file_size.rlim_cur != RLIM_INFINITY && bytes > file_size.rlim_cur) {
-    return Status::error(CARDEA_ERR_NO_MEMORY, "shared memory of {} bytes: the limit of file sizes (RLIMIT_FSIZE) is {}",
-                         bytes, file_size.rlim_cur);
-  }
+  if (Status status = check_file_size(bytes); !status.ok()) return status;
   if (const std::uint64_t available = available_memory(); bytes > available) {
     return Status::error(CARDEA_ERR_NO_MEMORY, "shared memory of {} bytes: only {} are available on this machine", bytes,
                          available);
@@ -167,6 +163,15 @@ Result<SharedMemory> SharedMemory::create(std::string_view name, std::uint64_t b
   memory.range_ = std::move(*range);
   memory.size_ = bytes;
   return memory;
+}
+
+Status check_file_size(std::uint64_t bytes) {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur) {
+    return Status::error(CARDEA_ERR_NO_MEMORY, "shared memory of {} bytes: the limit of file sizes (RLIMIT_FSIZE) is {}",
+                         bytes, limit.rlim_cur);
+  }
+  return {};
 }
 
 Status check_shareable(int descriptor, std::uint64_t bytes) {

@@ -82,6 +82,10 @@ class SharedMapping {
   std::uint64_t size_ = 0;
 };
 
+/// Whether a file of shared memory may be that long: beyond RLIMIT_FSIZE the kernel sends a deadly signal instead of an
+/// error, to whoever makes it longer or brings pages in. NO_MEMORY.
+Status check_file_size(std::uint64_t bytes);
+
 /// Whether a peer could map `descriptor` by SharedMapping::open; says what is wrong with it otherwise.
 Status check_shareable(int descriptor, std::uint64_t bytes);
 

@@ -102,17 +102,24 @@ Result<std::shared_ptr<LayerRecord>> Runtime::begin_layer(LayerRequest request) 
   announce.layout = layer->layout;
   announce.experts = request.experts;
   announce.is_home = request.is_home;
+  // Who cannot begin a layer tells the others, who would wait for it, and counts it like them.
+  const auto give_up = [&](Status why) {
+    for (const Rank rank : layer->others) send(rank, LayerLeft{layer->key, why});
+    ++instances_[{request.group, request.layer_id}];
+    note_ended(layer->key);
+    return why;
+  };
   Result<SegmentPlace::Spot> stamp = stamps_.add(regions_);
-  if (!stamp.ok()) return stamp.status().within("version stamp");
+  if (!stamp.ok()) return give_up(stamp.status().within("version stamp"));
   layer->stamp = *stamp;
   announce.stamp_region = stamp->region;
   announce.stamp_offset = stamp->offset;
   if (!request.experts.empty()) place_local(request, *layer);
   if (encode(announce).size() + layer->regions.size() * 256 > transport::Transport::kMaxMessage) {
     drop_local(*layer);
-    return Status(CARDEA_ERR_LIMIT,
-                  fmt::format("the places of {} experts do not fit into one message; stack them with a stride",
-                              request.experts.size()));
+    return give_up(Status(CARDEA_ERR_LIMIT,
+                          fmt::format("the places of {} experts do not fit into one message; stack them with a stride",
+                                      request.experts.size())));
   }
   for (std::size_t i = 0; i < announce.experts.size(); ++i) layer->local_of[announce.experts[i]] = i;
   set_local_slots(*layer);
@@ -405,10 +412,19 @@ Status Runtime::end_layer(LayerRecord& layer, const Status& why) {
   if (layer.slab) --layer.slab->layers;
   by_number_.erase(layer.number);
   layers_.erase(layer.key);
-  ended_.push_back(kept->key);
-  if (ended_.size() > 4096) ended_.pop_front();
+  note_ended(kept->key);
   dispatch();
   return {};
+}
+
+// Messages for it that are still on the way are of no interest.
+void Runtime::note_ended(const LayerKey& key) {
+  if (const auto early = early_.find(key); early != early_.end()) {
+    for (const auto& [from, bytes] : early->second.messages) early_bytes_ -= bytes.size();
+    early_.erase(early);
+  }
+  ended_.push_back(key);
+  if (ended_.size() > 4096) ended_.pop_front();
 }
 
 void Runtime::let_go_of(Rank owner, RegionNumber region) {

@@ -280,6 +280,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void form_if_complete(LayerRecord& layer);
   void note_layer(const LayerRecord& layer, const std::vector<core::ExpertSources>& experts);
   void let_go_of(Rank owner, RegionNumber region);
+  void note_ended(const LayerKey& key);
 
   // peers.cc
   void send(Rank to, const Message& message);

@@ -59,7 +59,12 @@ Received receive(int socket, std::span<std::byte> buffer, std::size_t descriptor
       received.descriptors.emplace_back(descriptor);
     }
   }
-  if ((message.msg_flags & MSG_CTRUNC) != 0 || received.descriptors.size() > wanted) {
+  const bool cut = (message.msg_flags & MSG_CTRUNC) != 0;
+  if (cut && received.descriptors.size() < wanted) {
+    // There was room for more: the kernel stopped where this process's descriptors ended.
+    received.error = EMFILE;
+    received.descriptors.clear();
+  } else if (cut || received.descriptors.size() > wanted) {
     received.truncated = true;
     received.descriptors.clear();
   }

@@ -19,8 +19,9 @@ struct Sent {
 };
 
 struct Received {
-  std::size_t bytes = 0;   // 0 without error: the peer has closed its end
-  int error = 0;           // errno; EAGAIN: nothing there now
+  std::size_t bytes = 0;  // 0 without error: the peer has closed its end
+  /// errno. EAGAIN: nothing there now. EMFILE: descriptors came and were dropped, for this process may have no more.
+  int error = 0;
   bool truncated = false;  // more descriptors came than were asked for; all of them have been closed
   std::vector<UniqueFd> descriptors;
 };

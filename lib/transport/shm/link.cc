@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lib/transport/shm/link.h"
 
-#include <fcntl.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -117,17 +116,13 @@ Status Link::parse() {
   return {};
 }
 
-void Link::send(FrameType type, Bytes body, int descriptor) {
+void Link::send(FrameType type, Bytes body, UniqueFd descriptor) {
   if (!open_ || breaking_) return;
   Frame frame;
   frame.header = encode_header(type, body.size());
   frame.bytes = kHeaderBytes + body.size();
   frame.body = std::move(body);
-  if (descriptor >= 0) {
-    frame.descriptor.reset(fcntl(descriptor, F_DUPFD_CLOEXEC, 0));
-    if (!frame.descriptor)
-      return fail(Status::from_errno(errno, "fcntl(F_DUPFD_CLOEXEC)", fmt::format("memory for rank {}", peer_)));
-  }
+  frame.descriptor = std::move(descriptor);
   queued_bytes_ += frame.bytes;
   queue_.push_back(std::move(frame));
   if (queued_bytes_ > kMaxQueued)
@@ -178,7 +173,7 @@ bool Link::take_next() {
     if (std::optional<BulkFrame> bulk = user_.next_bulk(peer_)) {
       std::size_t length = bulk->prefix.size();
       for (const iovec& piece : bulk->pieces) length += piece.iov_len;
-      Frame& frame = current_.emplace();
+      Frame& frame = current_.emplace(Frame{});
       frame.header = encode_header(bulk->type, length);
       frame.body = std::move(bulk->prefix);
       frame.pieces = std::move(bulk->pieces);

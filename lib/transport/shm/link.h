@@ -61,8 +61,8 @@ class Link : public std::enable_shared_from_this<Link> {
   Link(boost::asio::io_context& io, Rank peer, UniqueFd socket, UniqueFd process, LinkUser& user);
 
   void start();
-  /// Queues a frame. A descriptor is duplicated now. Too much in the queue breaks the link.
-  void send(FrameType type, Bytes body, int descriptor = -1);
+  /// Queues a frame, and a descriptor to go with it. Too much in the queue breaks the link.
+  void send(FrameType type, Bytes body, UniqueFd descriptor = {});
   /// next_bulk has something to give.
   void wake();
   /// Nothing queued or half sent.

@@ -53,7 +53,8 @@ Result<std::optional<cache::Arena>> accept(const NodeLink& leader, bool wanted, 
     pollfd poll_for{leader.socket.get(), POLLIN, 0};
     if (poll(&poll_for, 1, static_cast<int>(std::min<std::int64_t>(left, 1000))) <= 0) continue;
     Received got = receive(leader.socket.get(), std::span(buffer).subspan(have), 1);
-    if (got.error == EAGAIN || got.error == EINTR) continue;
+    if (got.error == EAGAIN) continue;
+    if (got.error != 0) return Status::from_errno(got.error, "recvmsg", "offer of a node cache").with_peer(leader.rank);
     if (got.bytes == 0) {
       return Status::error(CARDEA_ERR_PEER_LOST, "rank {} went before it had offered the node cache", leader.rank)
           .with_peer(leader.rank);

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lib/transport/shm/shm_transport.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cerrno>
 
 #include "lib/base/log.h"
 #include "lib/base/wire.h"
@@ -87,8 +90,13 @@ Result<Bytes> ShmTransport::offer(std::uint32_t region, void* base, std::uint64_
     return wrong("it was offered before as another");
   for (const Rank rank : peers) {
     Peer* const peer = living(rank);
-    if (!offered.peers.insert(rank).second || peer == nullptr || !mappable) continue;
-    peer->link->send(FrameType::kRegion, encode(RegionFrame{region, bytes}), memfd);
+    if (offered.peers.contains(rank)) continue;
+    if (peer != nullptr && mappable) {
+      UniqueFd passed(fcntl(memfd, F_DUPFD_CLOEXEC, 0));
+      if (!passed) return Status::from_errno(errno, "fcntl(F_DUPFD_CLOEXEC)", fmt::format("memory for rank {}", rank));
+      peer->link->send(FrameType::kRegion, encode(RegionFrame{region, bytes}), std::move(passed));
+    }
+    offered.peers.insert(rank);
   }
   return encode(RegionDescriptor{mappable, mappable ? 0 : reinterpret_cast<std::uintptr_t>(base)});
 }

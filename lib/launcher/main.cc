@@ -10,8 +10,12 @@
 
 int main(int argc, char** argv) {
   try {
-    const cardea::launcher::Options options = cardea::launcher::parse_command_line(argc, argv);
-    return cardea::launcher::Job(options).run();
+    const auto read = cardea::launcher::read_command_line(argc, argv);
+    if (const auto* ended = std::get_if<cardea::launcher::Ended>(&read)) {
+      std::fputs(ended->text.c_str(), ended->code == 0 ? stdout : stderr);
+      return ended->code;
+    }
+    return cardea::launcher::Job(std::get<cardea::launcher::Options>(read)).run();
   } catch (const std::exception& error) {
     fmt::print(stderr, "cardea-run: {}\n", error.what());
     return 1;

@@ -4,8 +4,9 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <cstdio>
+#include <cerrno>
 #include <cstdlib>
+#include <sstream>
 
 #include "cardea/cardea.h"
 #include "lib/api/settings.h"
@@ -13,9 +14,13 @@
 namespace cardea::launcher {
 namespace {
 
-[[noreturn]] void usage_error(const std::string& message) {
-  fmt::print(stderr, "cardea-run: {}\nTry cardea-run --help.\n", message);
-  std::exit(kUsageError);
+/// What is wrong with the command line, thrown to the one place that answers it.
+struct UsageError {
+  std::string text;
+};
+
+[[noreturn]] void usage_error(std::string text) {
+  throw UsageError{std::move(text)};
 }
 
 long long checked(const std::string& text, const char* option, long long least, long long most) {
@@ -28,9 +33,7 @@ long long checked(const std::string& text, const char* option, long long least, 
   return value;
 }
 
-}  // namespace
-
-Options parse_command_line(int argc, char** argv) {
+std::variant<Options, Ended> read(int argc, const char* const* argv) {
   CLI::App app{
       "Starts the ranks of a Cardea job on this machine, which may play several nodes:\n"
       "cardea-run -n RANKS [OPTIONS] PROGRAM [ARGUMENTS...]"};
@@ -53,20 +56,20 @@ Options parse_command_line(int argc, char** argv) {
       ->type_name("NAME=VALUE")
       ->allow_extra_args(false)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  struct Variables {};
   app.add_flag_callback(
-      "--variables",
-      [] {
-        fmt::print("{}", api::variables_table());
-        std::exit(0);
-      },
-      "Show the variables that ranks read, as a table in Markdown");
+      "--variables", [] { throw Variables{}; }, "Show the variables that ranks read, as a table in Markdown");
   app.set_version_flag("--version",
                        fmt::format("cardea-run {}.{}.{}", CARDEA_VERSION_MAJOR, CARDEA_VERSION_MINOR, CARDEA_VERSION_PATCH));
   try {
     app.parse(argc, argv);
+  } catch (const Variables&) {
+    return Ended{0, api::variables_table()};
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) std::exit(app.exit(error));
-    usage_error(error.what());
+    if (error.get_exit_code() != 0) usage_error(error.what());
+    std::ostringstream answer;
+    app.exit(error, answer, answer);
+    return Ended{0, answer.str()};
   }
 
   options.command = app.remaining();
@@ -93,6 +96,16 @@ Options parse_command_line(int argc, char** argv) {
   }
   if (options.command.empty()) usage_error("no program to run");
   return options;
+}
+
+}  // namespace
+
+std::variant<Options, Ended> read_command_line(int argc, const char* const* argv) {
+  try {
+    return read(argc, argv);
+  } catch (const UsageError& error) {
+    return Ended{kUsageError, fmt::format("cardea-run: {}\nTry cardea-run --help.\n", error.text)};
+  }
 }
 
 }  // namespace cardea::launcher

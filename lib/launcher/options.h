@@ -4,6 +4,7 @@
 
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 namespace cardea::launcher {
@@ -17,10 +18,17 @@ struct Options {
   std::vector<std::string> command;  // program and its arguments
 };
 
-/// Ends the process after --help, --variables, --version, or a message about what is wrong (exit code kUsageError).
-Options parse_command_line(int argc, char** argv);
-
 inline constexpr unsigned kMaxRanks = 4096;
 inline constexpr int kUsageError = 2;
+
+/// What the command line asks for is to say something and end: for standard output if the code is 0, else for standard
+/// error.
+struct Ended {
+  int code = 0;
+  std::string text;
+};
+
+/// Ended after --help, --variables and --version (0), and when something is wrong (kUsageError, with what it is).
+std::variant<Options, Ended> read_command_line(int argc, const char* const* argv);
 
 }  // namespace cardea::launcher

@@ -12,6 +12,10 @@ if(CARDEA_SANITIZE)
   # gcc warns that TSan does not model atomic_thread_fence, which Boost.Asio uses for its own locks.
   target_compile_options(cardea_options INTERFACE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-tsan>)
 endif()
+if(CARDEA_FUZZ)
+  # Counts what runs, for the fuzzer that the targets are linked with (tests/fuzz).
+  target_compile_options(cardea_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 
 # ccache, where it is installed. It can vouch for precompiled headers only if told to overlook their times.
 find_program(CCACHE_PROGRAM ccache)

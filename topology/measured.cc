@@ -59,7 +59,9 @@ Result<std::vector<Measurement>> load_measured(const std::string& path, const st
   if (!machine.is_object() || !machine.contains("lanes") || !machine["lanes"].is_object()) {
     return wrong("{}: machine {} has no \"lanes\"", path, fingerprint);
   }
-  for (const auto& [lane, figures] : machine["lanes"].items()) {
+  for (const auto& entry : machine["lanes"].items()) {
+    const std::string& lane = entry.key();
+    const Json& figures = entry.value();
     Measurement one{lane, 0, 0};
     const auto take = [&](const char* name, double most, double& value) {
       if (!figures.is_object() || !figures.contains(name)) return figures.is_object();

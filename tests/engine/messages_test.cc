@@ -34,7 +34,8 @@ std::vector<Message> one_of_each() {
           LayerLeft{{3, 4}, {}},
           LayerLeft{{3, 4}, Status(CARDEA_ERR_MISMATCH, "two homes", {.peer = 5, .expert = 6})},
           RegionsGone{{1, 2, 300000}},
-          Goodbye{}};
+          Goodbye{},
+          NodeNotice{17, 0}};
 }
 
 /// A message of an announcement up to the number of its experts, which the caller adds.

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Addresses, regions and headers of the ucx transport.
+#include "lib/transport/ucx/wire.h"
+
+#include "tests/fuzz/targets.h"
+
+namespace cardea::fuzz {
+namespace {
+
+namespace ucx = transport::ucx;
+
+constexpr Rank kRank = 3;
+enum Kind : std::uint8_t { kAddress, kRegion, kHeader, kKinds };
+
+bool run(ByteView input) {
+  if (input.empty()) return false;
+  const ByteView bytes = input.subspan(1);
+  switch (std::to_integer<std::uint8_t>(input[0]) % kKinds) {
+    case kAddress: {
+      const auto address = ucx::decode_address(bytes, kRank);
+      if (!address.ok()) return false;
+      require(ucx::encode_address(*address) == Bytes(bytes.begin(), bytes.end()), "an address has one form");
+      return true;
+    }
+    case kRegion: {
+      const auto region = ucx::decode_region(bytes);
+      if (!region.ok()) return false;
+      require(ucx::encode_region(*region) == Bytes(bytes.begin(), bytes.end()), "a region has one form");
+      return true;
+    }
+    default: {
+      const auto envelope = ucx::decode_envelope(bytes);
+      const auto header = ucx::decode_header(bytes);
+      require(envelope.ok() || !header.ok(), "a header begins with an envelope");
+      if (!header.ok()) return false;
+      const Bytes again = ucx::encode_header(envelope->from, envelope->pass, *header);
+      const auto second = ucx::decode_header(again);
+      require(second.ok() && second->index() == header->index(), "what was read can be written and read again");
+      return true;
+    }
+  }
+}
+
+std::vector<Seed> seeds() {
+  const ucx::Pass pass = ucx::make_pass({}, "job", {1, {}}, {2, {}});
+  const auto header = [&](const ucx::Header& of) { return of_kind(kHeader, ucx::encode_header(1, pass, of)); };
+  return {{"address", of_kind(kAddress, ucx::encode_address({kRank, {}, Bytes(40, std::byte{9})}))},
+          {"region", of_kind(kRegion, ucx::encode_region({0x7f0000001000, Bytes(20, std::byte{1})}))},
+          {"region_no_key", of_kind(kRegion, ucx::encode_region({}))},
+          {"message", header(ucx::MessageHeader{5})},
+          {"request", header(ucx::ChunkRequest{1, {{2, 3}, 4, 5}, 4096, 8192, 8000})},
+          {"data", header(ucx::ChunkData{7})},
+          {"error", header(ucx::ChunkError{7, CARDEA_ERR_STALE, "retired"})}};
+}
+
+}  // namespace
+
+Target ucx_wire() {
+  return {"ucx_wire", "addresses, regions and headers of the ucx transport", run, seeds};
+}
+
+}  // namespace cardea::fuzz

@@ -6,6 +6,7 @@ set -euo pipefail
 usage() {
   cat <<'END'
 usage: tests/run.sh [--preset NAME]... [--lint] [--gpu] [-j JOBS] [-R REGEX]
+       tests/run.sh --chaos SECONDS [--seed N] [--preset NAME]
 
 Installs what is missing (Debian 12, Ubuntu 24.04; as root or by sudo), then configures, builds and tests each preset in
 build/NAME. Shows each phase, what fails, what is skipped, and ctest's summary of each preset at the end.
@@ -15,6 +16,9 @@ build/NAME. Shows each phase, what fails, what is skipped, and ctest's summary o
   --gpu          only the tests that use the machine's GPUs, one at a time
   -j JOBS        how many compilers and tests run at once (default: the number of cores)
   -R REGEX       only tests whose names match, as for ctest
+  --chaos SECONDS  instead of the tests, random jobs under random kills, stops and cancels for so long, every byte of
+                 every view checked (the tests have a minute of it); prints its seed, by which it can be repeated
+  --seed N       of the chaos run
 
 Exit status: 0 if every preset was built, at least one test ran in each and none failed; else 1; 2: wrong options.
 END
@@ -26,6 +30,8 @@ wrong() {
 
 presets=()
 lint=
+chaos=
+seed=()
 jobs=$(nproc)
 jobs_of_tests=
 select=()
@@ -40,6 +46,10 @@ while (($#)); do
         select+=(-R "$2"); shift 2 ;;
     --lint) lint=1; shift ;;
     --gpu) select+=(-L '^gpu$'); jobs_of_tests=1; shift ;;
+    --chaos) [[ ${2-} =~ ^[1-9][0-9]*$ ]] || wrong "--chaos takes seconds, not '${2-}'"
+             chaos=$2; shift 2 ;;
+    --seed) [[ ${2-} =~ ^[1-9][0-9]*$ ]] || wrong "--seed takes a number, not '${2-}'"
+            seed=(--seed "$2"); shift 2 ;;
     --help|-h) usage; exit 0 ;;
     *) wrong "unknown option '$1'" ;;
   esac
@@ -74,6 +84,13 @@ test_preset() {
 }
 
 cardea_install "${cardea_build_packages[@]}" "${cardea_test_packages[@]}"
+if [[ $chaos ]]; then
+  preset=${presets[0]}
+  cardea_quiet "build/$preset/configure.log" "$preset: configuring" cmake --preset "$preset"
+  cardea_quiet "build/$preset/build.log" "$preset: building" cmake --build --preset "$preset" -j "$jobs" --target chaos
+  exec "build/$preset/bin/chaos" --seconds "$chaos" "${seed[@]}"
+fi
+((!${#seed[@]})) || wrong "--seed goes with --chaos"
 failed=()
 for preset in "${presets[@]}"; do
   test_preset "$preset" || failed+=("$preset")

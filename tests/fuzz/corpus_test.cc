@@ -9,6 +9,7 @@
 
 #include "tests/core/seeds.h"
 #include "tests/fuzz/target.h"
+#include "tests/support/ranks.h"
 
 namespace cardea::fuzz {
 namespace {
@@ -57,34 +58,47 @@ Bytes mutated(const std::vector<Seed>& seeds, test::Random& random, std::size_t 
   return bytes;
 }
 
-class Corpus : public testing::TestWithParam<Target> {};
+class Corpus : public testing::TestWithParam<Target> {
+ protected:
+  template <typename Body>
+  static void run(Body body) {
+    if (!GetParam().own_process) return body();
+    test::run_ranks(1, [&](unsigned) { body(); });
+  }
+};
 
 TEST_P(Corpus, EverySeedIsTakenForGood) {
   const auto seeds = GetParam().seeds();
   ASSERT_FALSE(seeds.empty());
-  for (const Seed& seed : seeds) {
-    EXPECT_LE(seed.bytes.size(), GetParam().most) << seed.name;
-    EXPECT_TRUE(GetParam().run(seed.bytes)) << seed.name;
-  }
+  run([&] {
+    for (const Seed& seed : seeds) {
+      EXPECT_LE(seed.bytes.size(), GetParam().most) << seed.name;
+      EXPECT_TRUE(GetParam().run(seed.bytes)) << seed.name;
+    }
+  });
 }
 
 TEST_P(Corpus, BeginningsOfSeedsDoNoHarm) {
-  for (const Seed& seed : GetParam().seeds()) {
-    const std::size_t step = seed.bytes.size() / kMostBeginnings + 1;
-    for (std::size_t length = 0; length < seed.bytes.size(); length += step) {
-      SCOPED_TRACE(testing::Message() << seed.name << ", " << length << " bytes");
-      GetParam().run(ByteView(seed.bytes).first(length));
+  run([] {
+    for (const Seed& seed : GetParam().seeds()) {
+      const std::size_t step = seed.bytes.size() / kMostBeginnings + 1;
+      for (std::size_t length = 0; length < seed.bytes.size(); length += step) {
+        SCOPED_TRACE(testing::Message() << seed.name << ", " << length << " bytes");
+        GetParam().run(ByteView(seed.bytes).first(length));
+      }
     }
-  }
+  });
 }
 
 TEST_P(Corpus, MutationsOfSeedsDoNoHarm) {
   const auto seeds = GetParam().seeds();
-  test::for_each_seed(1, [&](std::uint64_t seed) {
-    test::Random random(seed);
-    const auto end = Clock::now() + kTime;
-    for (unsigned i = 0; i < kMostMutations && Clock::now() < end; ++i)
-      GetParam().run(mutated(seeds, random, GetParam().most));
+  run([&] {
+    test::for_each_seed(1, [&](std::uint64_t seed) {
+      test::Random random(seed);
+      const auto end = Clock::now() + kTime;
+      for (unsigned i = 0; i < kMostMutations && Clock::now() < end; ++i)
+        GetParam().run(mutated(seeds, random, GetParam().most));
+    });
   });
 }
 

@@ -29,6 +29,7 @@ struct Target {
   bool (*run)(ByteView input);
   std::vector<Seed> (*seeds)();  // each is taken for good by run()
   std::size_t most = 4096;       // bytes of an input
+  bool own_process = false;      // to be run in one: it uses a library that does not free all that it has allocated
 };
 
 /// All of them, in the order of the library's directories.

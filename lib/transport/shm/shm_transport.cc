@@ -15,6 +15,17 @@ namespace asio = boost::asio;
 using transport::ChunkOrder;
 using transport::RegionKey;
 
+namespace {
+
+// One that the link may close when it has been passed on.
+Result<UniqueFd> duplicate(int descriptor, Rank peer) {
+  UniqueFd own(fcntl(descriptor, F_DUPFD_CLOEXEC, 0));
+  if (!own) return Status::from_errno(errno, "fcntl(F_DUPFD_CLOEXEC)", fmt::format("memory for rank {}", peer));
+  return own;
+}
+
+}  // namespace
+
 std::unique_ptr<transport::Transport> make_shm_transport(asio::io_context& io, transport::Listener& listener, Rank self,
                                                          std::vector<NodeLink> links, const ShmOptions& options) {
   return std::make_unique<ShmTransport>(io, listener, self, std::move(links), options);
@@ -92,9 +103,9 @@ Result<Bytes> ShmTransport::offer(std::uint32_t region, void* base, std::uint64_
     Peer* const peer = living(rank);
     if (offered.peers.contains(rank)) continue;
     if (peer != nullptr && mappable) {
-      UniqueFd passed(fcntl(memfd, F_DUPFD_CLOEXEC, 0));
-      if (!passed) return Status::from_errno(errno, "fcntl(F_DUPFD_CLOEXEC)", fmt::format("memory for rank {}", rank));
-      peer->link->send(FrameType::kRegion, encode(RegionFrame{region, bytes}), std::move(passed));
+      Result<UniqueFd> own = duplicate(memfd, rank);
+      if (!own.ok()) return own.status();
+      peer->link->send(FrameType::kRegion, encode(RegionFrame{region, bytes}), std::move(*own));
     }
     offered.peers.insert(rank);
   }
@@ -120,8 +131,13 @@ Status ShmTransport::pass_descriptor(std::uint32_t region, std::uint64_t bytes, 
     return Status(CARDEA_ERR_INVALID_ARGUMENT, fmt::format("rank {} is not on this node", rank), {.peer = rank});
   }
   // A peer keeps what it has: it would take the same number twice for nonsense.
-  if (!passed_.emplace(region, rank).second) return {};
-  if (Peer* const peer = living(rank)) peer->link->send(FrameType::kRegion, encode(RegionFrame{region, bytes}), descriptor);
+  if (passed_.contains({region, rank})) return {};
+  if (Peer* const peer = living(rank)) {
+    Result<UniqueFd> own = duplicate(descriptor, rank);
+    if (!own.ok()) return own.status();
+    peer->link->send(FrameType::kRegion, encode(RegionFrame{region, bytes}), std::move(*own));
+  }
+  passed_.emplace(region, rank);
   return {};
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What arrives at a ucx transport, through UCX itself over loopback TCP: headers and payloads, short and by rendezvous, of
 // strangers and of a member that has the right pass, while this rank asks that member for chunks. Each input is a new
-// member; a second, honest one says when all has arrived.
+// member; another, honest one says when all has arrived.
 #include <cstdlib>
 #include <deque>
 #include <map>
@@ -17,7 +17,7 @@ namespace {
 
 namespace ucx = transport::ucx;
 
-constexpr Rank kSelf = 0, kHonest = 1;
+constexpr Rank kSelf = 0;                      // members of inputs have even ranks, honest ones odd ranks
 constexpr unsigned kInputsPerTransport = 500;  // peers are never forgotten
 constexpr std::size_t kMostChunk = 64 << 10;
 
@@ -35,7 +35,7 @@ transport::UcxOptions options(Rank self) {
 class Listener final : public transport::Listener {
  public:
   void on_message(Rank from, ByteView) override {
-    if (from == kHonest) {
+    if (from % 2 == 1) {
       ++heard;
     } else {
       require(from == member && !lost, "messages are of the member, until it is lost");
@@ -86,24 +86,10 @@ class Line {
     handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB;
     handler.cb = [](void*, const void*, std::size_t, void*, std::size_t, const ucp_am_recv_param_t*) { return UCS_OK; };
     ucp_worker_set_am_recv_handler(worker_->handle(), &handler);
-    ucp_ep_params_t params{};
-    params.field_mask =
-        UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
-    params.address = reinterpret_cast<const ucp_address_t*>(here_.worker.data());
-    params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
-    params.err_handler.cb = [](void*, ucp_ep_h, ucs_status_t) {};
-    require(ucp_ep_create(worker_->handle(), &params, &endpoint_) == UCS_OK, "the test has an endpoint");
-    honest_ = admit(kHonest);
+    open_endpoint();
   }
   ~Line() {
-    ucp_request_param_t param{};
-    param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
-    param.flags = UCP_EP_CLOSE_FLAG_FORCE;
-    const ucs_status_ptr_t closing = ucp_ep_close_nbx(endpoint_, &param);
-    if (UCS_PTR_IS_PTR(closing)) {
-      while (ucp_request_check_status(closing) == UCS_INPROGRESS) turn();
-      ucp_request_free(closing);
-    }
+    close_endpoint();
     bool closed = false;
     transport_->close([&] { closed = true; });
     until([&] { return closed; }, "the transport closes");
@@ -112,16 +98,25 @@ class Line {
   Line& operator=(const Line&) = delete;
 
   bool run(Draw draw) {
-    const Rank member = kHonest + ++inputs_;
+    const Rank member = 2 * ++inputs_;
     listener_.member = member;
     listener_.lost = false;
     listener_.messages = listener_.chunks = 0;
     first_token_ = next_token_;
+    if (broken_) reopen();
     const ucx::Pass pass = admit(member);
     while (!draw.empty()) step(draw, member, pass);
     const std::size_t heard = listener_.heard;
-    say(ucx::encode_header(kHonest, honest_, ucx::MessageHeader{honest_sequence_++}), {}, false);
-    until([&] { return listener_.heard > heard; }, "an honest peer is heard, whatever others say");
+    say_honestly();
+    until(
+        [&] {
+          if (broken_) {
+            reopen();
+            say_honestly();
+          }
+          return listener_.heard > heard;
+        },
+        "an honest peer is heard, whatever others say");
     const bool kept = !listener_.lost;
     const bool good = kept && listener_.messages + listener_.chunks > 0;
     transport_->disconnect(member);
@@ -134,8 +129,38 @@ class Line {
   /// One for the life of the process: UCX aborts when a worker ends while others are connecting to it.
   static std::shared_ptr<ucx::Worker> sender() {
     static auto* const io = new boost::asio::io_context();
-    static auto* const worker = new std::shared_ptr<ucx::Worker>(ucx::Worker::make(*io, options(kHonest)).value());
+    static auto* const worker = new std::shared_ptr<ucx::Worker>(ucx::Worker::make(*io, options(1)).value());
     return *worker;
+  }
+  // UCX lets both directions between two workers share a connection, so that a peer that the transport lets go of takes the
+  // sender's endpoint with it. Another worker would have its own.
+  void open_endpoint() {
+    broken_ = false;
+    ucp_ep_params_t params{};
+    params.field_mask =
+        UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
+    params.address = reinterpret_cast<const ucp_address_t*>(here_.worker.data());
+    params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+    params.err_handler.arg = this;
+    params.err_handler.cb = [](void* line, ucp_ep_h, ucs_status_t) { static_cast<Line*>(line)->broken_ = true; };
+    require(ucp_ep_create(worker_->handle(), &params, &endpoint_) == UCS_OK, "the test has an endpoint");
+  }
+  void close_endpoint() {
+    ucp_request_param_t param{};
+    param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+    param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+    const ucs_status_ptr_t closing = ucp_ep_close_nbx(endpoint_, &param);
+    if (!UCS_PTR_IS_PTR(closing)) return;
+    while (ucp_request_check_status(closing) == UCS_INPROGRESS) turn();
+    ucp_request_free(closing);
+  }
+  void reopen() {
+    close_endpoint();
+    open_endpoint();
+  }
+  void say_honestly() {
+    const Rank rank = 2 * ++honest_ + 1;
+    say(ucx::encode_header(rank, admit(rank), ucx::MessageHeader{0}), {}, false);
   }
   ucx::Pass admit(Rank rank) {
     ucx::Address address{rank, {}, worker_address_};
@@ -173,6 +198,7 @@ class Line {
     param.flags = rendezvous ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER;
     const ucs_status_ptr_t request = ucp_am_send_nbx(endpoint_, 0, sent.header->data(), sent.header->size(),
                                                      sent.payload->data(), sent.payload->size(), &param);
+    if (UCS_PTR_IS_ERR(request)) broken_ = true;
     if (!UCS_PTR_IS_PTR(request)) return;
     sent.request = request;
     under_way_.push_back(std::move(sent));
@@ -227,8 +253,8 @@ class Line {
   std::shared_ptr<ucx::Worker> worker_;
   Bytes worker_address_;
   ucp_ep_h endpoint_ = nullptr;
-  ucx::Pass honest_{};
-  std::uint64_t honest_sequence_ = 0;
+  bool broken_ = false;
+  unsigned honest_ = 0;
   std::vector<Sent> under_way_;
   unsigned inputs_ = 0;
   transport::ChunkToken next_token_ = 1, first_token_ = 1;
@@ -273,7 +299,7 @@ std::vector<Seed> seeds() {
 }  // namespace
 
 Target ucx_receive() {
-  return {"ucx_receive", "all that may arrive at a ucx transport, through UCX", run, seeds, 2048};
+  return {"ucx_receive", "all that may arrive at a ucx transport, through UCX", run, seeds, 2048, true};
 }
 
 }  // namespace cardea::fuzz

@@ -38,10 +38,6 @@ class CardeaMover final : public Mover {
       segments[s].bytes = home[s].stride = slots[s].stride = load_.segment();
       home[s].base = home_.base(s);
       slots[s].base = slots_.base(s);
-      cardea_memory_t memory{};
-      check(
-          cardea_memory_register(context_, home_.base(s), load_.segment() * 2 * load_.experts, CARDEA_MEMORY_CUDA, &memory),
-          "cardea_memory_register");
     }
     cardea_slab_desc_t slab = CARDEA_SLAB_DESC_INIT;
     slab.segments = segments.data();

@@ -159,9 +159,9 @@ class Abi(unittest.TestCase):
         self.assertEqual(printed.split("\n")[:-1], mine)
 
     def test_the_same_numbers(self):
-        values = {"FOREVER": c.FOREVER, "NO_RANK": c.NO_RANK, "NO_EXPERT": c.NO_EXPERT, "NO_CACHE": c.NO_CACHE,
+        values = {"FOREVER": c.FOREVER, "NO_RANK": c.NO_RANK, "NO_EXPERT": c.NO_EXPERT, "NO_CACHE": c.NO_CACHE, "STREAM_DEFAULT": c.STREAM_DEFAULT,
                   "MAX_SEGMENTS": c.MAX_SEGMENTS}
-        lines = "".join(f'printf("%llu\\n", (unsigned long long)CARDEA_{name});' for name in values)
+        lines = "".join(f'printf("%llu\\n", (unsigned long long)(uintptr_t)CARDEA_{name});' for name in values)
         printed = compile_and_run(f"#include <cardea/cardea.h>\n#include <stdio.h>\nint main(void) {{ {lines} return 0; }}\n")
         self.assertEqual([int(line) for line in printed.split()], list(values.values()))
 

@@ -17,6 +17,7 @@ NO_RANK = 2**32 - 1
 NO_EXPERT = 2**32 - 1
 NO_SLOT = -1
 DEVICE_CURRENT = -1
+STREAM_DEFAULT = 1  # CUDA's default stream, whose own handle is null
 MAX_SEGMENTS = 16
 NO_CACHE = 2**64 - 1
 ABI = 0  # cardea_version_info_t.abi that these structs were written for

@@ -79,7 +79,8 @@ class Context:
     or Slurm's; the class methods join in other ways. All wait for the other ranks, up to `setup_timeout`.
 
     Options of all of them: `node_id` (lets one machine play several nodes), `setup_timeout` (seconds), `chunk_bytes`,
-    `chunks_in_flight`, `cache_bytes` (0: no node cache), `prefetch_bytes`; None takes the environment's or the default.
+    `chunks_in_flight`, `cache_bytes` (0: no node cache), `prefetch_bytes`, `cuda_device` (this rank's GPU; default: the
+    current one when device memory is used first); None takes the environment's or the default.
 
     Closing it (or leaving its ``with`` block) leaves the job and closes all that was made of it. Memory of Cardea that a
     tensor still shows stays until that tensor goes, and with it the context.
@@ -163,7 +164,7 @@ class Context:
         return cls.from_exchange(exchange, rank, world_size, **options)
 
     def _join(self, config: _c.Config, options: Dict[str, Any]) -> "Context":
-        known = ("node_id", "setup_timeout", "chunk_bytes", "chunks_in_flight", "cache_bytes", "prefetch_bytes")
+        known = ("node_id", "setup_timeout", "chunk_bytes", "chunks_in_flight", "cache_bytes", "prefetch_bytes", "cuda_device")
         unknown = sorted(set(options) - set(known))
         if unknown:
             raise TypeError(f"unknown options {unknown}; there are {known}")
@@ -174,6 +175,8 @@ class Context:
             config.setup_timeout = max(1, nanoseconds(given["setup_timeout"]))
         if "cache_bytes" in given:
             config.cache_bytes = given["cache_bytes"] or _c.NO_CACHE
+        if "cuda_device" in given:
+            config.cuda_device = given["cuda_device"]
         for name in ("chunk_bytes", "chunks_in_flight", "prefetch_bytes"):
             setattr(config, name, given.get(name, 0))
         handle = _c.Context()

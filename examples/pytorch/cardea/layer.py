@@ -14,7 +14,7 @@ from ._handles import Resource, Root, nanoseconds
 from ._library import library
 from .errors import call, error_of
 from .fetch import Fetch
-from .memory import Slab, device_of, on_device, register, stacks
+from .memory import Slab, device_of, on_device, stacks
 from .streams import StreamLike, stream_handle
 from .tensors import Segment, segment_of, to_c
 
@@ -108,8 +108,6 @@ class Group:
                 raise ValueError("the slab was closed")
             desc.slab = slab._handle
             parents += (slab._resource,)
-        registered = [register(self._context, t) for t in memory if t.device.type == "cuda"]
-        parents += tuple(m._resource for m in registered if m._resource is not None)
         handle = _c.Layer()
         with on_device(device):
             call("cardea_layer_create", self._resource.handle, ctypes.byref(desc), ctypes.byref(handle))

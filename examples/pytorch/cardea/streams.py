@@ -2,7 +2,7 @@
 """Torch's CUDA streams as the C interface takes them.
 
 Cardea orders its work by a stream when it is given one; null means that it is not. Torch's default stream has the number 0,
-which CUDA also calls by the handle 1 (cudaStreamLegacy), and that is what is passed on.
+which Cardea knows by a handle of its own.
 """
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Optional, Union
 
 import torch
 
-_LEGACY_DEFAULT_STREAM = 1
+from . import _c
 
 #: Where a function takes a stream: "current" for torch's current one (on memory of the CPU: none), None for none at all.
 StreamLike = Union[str, None, "torch.cuda.Stream"]
@@ -27,4 +27,4 @@ def stream_handle(stream: StreamLike, device: torch.device) -> Optional[int]:
         if stream != "current":
             raise ValueError(f'stream is "current", None or a torch.cuda.Stream, not {stream!r}')
         stream = torch.cuda.current_stream(device)
-    return stream.cuda_stream or _LEGACY_DEFAULT_STREAM
+    return stream.cuda_stream or _c.STREAM_DEFAULT

@@ -170,8 +170,10 @@ class AllToAll:
         experts = torch.repeat_interleave(torch.arange(self._shape.experts, device=x.device) % self._local, rows.device_counts, output_size=len(rows.pairs))
         here = Rows(self._exchange(experts.to(torch.int32), give, take).long().unsqueeze(1), self._local, range(self._local))
         results = swiglu_of(got[here.pairs], self._home, here.groups())
+        del got  # these are the largest tensors of all
         in_order = torch.empty_like(results)
         in_order[here.pairs] = results
+        del results
         combiner = Combiner(len(x), rows.top_k, self._shape.hidden, x.dtype, x.device)
         combiner.add(rows.pairs, self._exchange(in_order, take, give))
         return combiner.sum(routing.weights)

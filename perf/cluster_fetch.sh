@@ -26,6 +26,10 @@ beside what iperf3 reaches on the same links:
   --goodput-target X     (default 0.93)
   --timeout SECONDS      for each run (default 120)
   --program FILE         fetch_all (default build/release/bin/fetch_all)
+  --predict              has the simulator predict each run beside it, from the rate that iperf3 reached: the time of a
+                         repetition, and the mean of the measured ones over it. Target: within --predict-target
+  --predict-target X     how far from 1 that ratio may be (default 0.15)
+  --simulate FILE        simulate (default build/release/bin/simulate)
   --json FILE            writes the figures as JSON too
   --verbose              shows the tables of every run
 
@@ -39,7 +43,8 @@ wrong() {
 }
 
 hosts=4 ranks='1 2 4' gbit=1 bytes_target=1.02 goodput_target=0.93 timeout=120 json='' verbose=''
-program=$here/../build/release/bin/fetch_all
+predict='' predict_target=0.15 predicted=''
+program=$here/../build/release/bin/fetch_all simulate=$here/../build/release/bin/simulate
 declare -A shape=([layers]=1 [experts]=64 [expert-bytes]=4194304 [segments]=2 [slots]=8 [ahead]=2 [repeat]=3)
 whole() { [[ ${2-} =~ ^[1-9][0-9]{0,12}$ ]] || wrong "$1 takes a whole number from 1, not '${2-}'"; }
 number() { [[ ${2-} =~ ^[0-9]+(\.[0-9]+)?$ && ! $2 =~ ^[0.]+$ ]] || wrong "$1 takes a number above 0, not '${2-}'"; }
@@ -54,6 +59,9 @@ while (($#)); do
     --goodput-target) number "$@"; goodput_target=$2; shift 2 ;;
     --timeout) whole "$@"; timeout=$2; shift 2 ;;
     --program) program=${2-}; shift 2 || wrong "--program takes a file" ;;
+    --predict) predict=1; shift ;;
+    --predict-target) number "$@"; predict_target=$2; shift 2 ;;
+    --simulate) simulate=${2-}; shift 2 || wrong "--simulate takes a file" ;;
     --json) [[ -n ${2-} ]] || wrong "--json takes a file name"
             json=$2; shift 2 ;;
     --verbose) verbose=1; shift ;;
@@ -63,6 +71,7 @@ while (($#)); do
 done
 ((hosts >= 2)) || wrong "--hosts must be at least 2"
 [[ -x $program ]] || wrong "no program at $program; build fetch_all, or tell by --program"
+[[ ! $predict || -x $simulate ]] || wrong "no program at $simulate; build simulate, or tell by --simulate"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/cluster-fetch-XXXXXX")
 running=''
@@ -92,6 +101,16 @@ cluster() {
   echo "cluster_fetch.sh: ended with status $status: cluster.sh ${*:2}" >&2
   exit 3
 }
+# prediction RANKS: seconds of one repetition, by the simulator, of hosts whose links have the rate that iperf3 reached.
+prediction() {
+  local rate
+  rate=$(awk "BEGIN {printf \"%.9f\", $link_goodput * 8 / 1e9}")
+  "$simulate" --emulated --hosts "$hosts" --ranks-per-host "$1" --gbit "$rate" --goodput 1 --layers "${shape[layers]}" \
+    --experts "${shape[experts]}" --expert-bytes "${shape[expert-bytes]}" --segments "${shape[segments]}" \
+    --slots "${shape[slots]}" --open-ahead "${shape[ahead]}" --json "$work/predicted" >"$work/output" 2>&1 ||
+    { cat "$work/output" >&2; echo "cluster_fetch.sh: simulate failed" >&2; exit 3; }
+  values "$work/predicted" seconds
+}
 # values FILE KEY: all values of a key, one per line; both programs write at most one of a name per line.
 values() { sed -nE "s/.*\"$2\": ([0-9.e+]+).*/\1/p" "$1"; }
 
@@ -101,8 +120,10 @@ link_ratio=$(values "$work/iperf" received_ratio)
 awk -v goodput="$link_goodput" -v ratio="$link_ratio" -v hosts="$hosts" -v gbit="$gbit" 'BEGIN {
   printf "%d hosts, links of %s Gbit/s: iperf3 reaches %.1f MB/s with %.4f bytes on the link per byte\n", hosts, gbit, goodput / 1e6, ratio}'
 echo "every rank fetches ${shape[layers]} layers of ${shape[experts]} experts of ${shape[expert-bytes]} bytes, ${shape[repeat]} times after a warm-up"
-printf '\n%-10s %6s %12s %14s %14s %12s %14s %10s %10s  %s\n' \
-  'ranks/host' ranks 's per rep.' 'distinct MB' 'received MB' 'bytes ratio' 'goodput MB/s' fraction 'from cache' targets
+printf '\n%-10s %6s %12s %14s %14s %12s %14s %10s %10s' \
+  'ranks/host' ranks 's per rep.' 'distinct MB' 'received MB' 'bytes ratio' 'goodput MB/s' fraction 'from cache'
+[[ ! $predict ]] || printf ' %12s %10s' 'predicted s' 'ratio'
+printf '  %s\n' targets
 
 arguments=()
 for name in "${!shape[@]}"; do arguments+=("--$name" "${shape[$name]}"); done
@@ -118,9 +139,10 @@ for count in $ranks; do
   cached=$(sed -nE '/"cache"/,/\}/s/.*"experts": ([0-9]+).*/\1/p' "$work/fetch")
   remote=$((cached + $(sed -nE '/"network"/,/\}/s/.*"experts": ([0-9]+).*/\1/p' "$work/fetch")))
   seconds=$(sed -nE '/^  "seconds"/,/\]/s/^ *([0-9.e+-]+),?$/\1/p' "$work/fetch" | awk 'NR > 1 {sum += $1} END {print sum / (NR - 1)}')
+  [[ ! $predict ]] || predicted=$(prediction "$count")
   row=$(paste "$work/distinct" "$work/received" "$work/goodput" |
     awk -v count="$count" -v hosts="$hosts" -v link_goodput="$link_goodput" -v link_ratio="$link_ratio" -v seconds="$seconds" \
-      -v cached="$cached" -v remote="$remote" -v bytes_target="$bytes_target" -v goodput_target="$goodput_target" '
+      -v predicted="$predicted" -v predict_target="$predict_target" -v cached="$cached" -v remote="$remote" -v bytes_target="$bytes_target" -v goodput_target="$goodput_target" '
       {
         ratio = $2 / (link_ratio * $1)
         if (ratio > worst_ratio) {worst_ratio = ratio; distinct = $1; received = $2}
@@ -129,11 +151,20 @@ for count in $ranks; do
       END {
         fraction = goodput / link_goodput
         bytes_met = worst_ratio <= bytes_target; goodput_met = fraction >= goodput_target
-        verdict = bytes_met && goodput_met ? "met" : bytes_met ? "goodput MISSED" : goodput_met ? "bytes MISSED" : "both MISSED"
-        printf "%-10d %6d %12.3f %14.1f %14.1f %12.4f %14.1f %10.3f %9.1f%%  %s\n", count, count * hosts, seconds,
-          distinct / 1e6, received / 1e6, worst_ratio, goodput / 1e6, fraction, remote ? 100 * cached / remote : 0, verdict
-        printf "    {\"ranks_per_host\": %d, \"seconds\": %.4f, \"distinct_remote_bytes\": %.0f, \"received_bytes\": %.0f, \"bytes_ratio\": %.5f, \"goodput\": %.0f, \"goodput_fraction\": %.5f, \"cache_experts\": %d, \"remote_experts\": %d, \"met\": %s}\n",
-          count, seconds, distinct, received, worst_ratio, goodput, fraction, cached, remote, bytes_met && goodput_met ? "true" : "false"
+        predict_met = 1
+        if (predicted != "") {
+          measured_over = seconds / predicted
+          predict_met = measured_over >= 1 - predict_target && measured_over <= 1 + predict_target
+        }
+        missed = (bytes_met ? "" : " bytes") (goodput_met ? "" : " goodput") (predict_met ? "" : " prediction")
+        printf "%-10d %6d %12.3f %14.1f %14.1f %12.4f %14.1f %10.3f %9.1f%%", count, count * hosts, seconds, distinct / 1e6,
+          received / 1e6, worst_ratio, goodput / 1e6, fraction, remote ? 100 * cached / remote : 0
+        if (predicted != "") printf " %12.3f %10.3f", predicted, measured_over
+        print "  " (missed == "" ? "met" : "MISSED:" missed)
+        printf "    {\"ranks_per_host\": %d, \"seconds\": %.4f, \"distinct_remote_bytes\": %.0f, \"received_bytes\": %.0f, \"bytes_ratio\": %.5f, \"goodput\": %.0f, \"goodput_fraction\": %.5f, \"cache_experts\": %d, \"remote_experts\": %d, ",
+          count, seconds, distinct, received, worst_ratio, goodput, fraction, cached, remote
+        if (predicted != "") printf "\"predicted_seconds\": %.4f, \"measured_over_predicted\": %.5f, ", predicted, measured_over
+        printf "\"met\": %s}\n", missed == "" ? "true" : "false"
       }')
   head -n 1 <<<"$row"
   rows+=${rows:+$',\n'}$(tail -n 1 <<<"$row")
@@ -145,7 +176,7 @@ if [[ $json ]]; then
   "hosts": $hosts,
   "gbit": $gbit,
   "iperf": {"goodput": $link_goodput, "received_ratio": $link_ratio},
-  "targets": {"bytes_ratio": $bytes_target, "goodput_fraction": $goodput_target},
+  "targets": {"bytes_ratio": $bytes_target, "goodput_fraction": $goodput_target, "prediction": $predict_target},
   "shape": {"layers": ${shape[layers]}, "experts": ${shape[experts]}, "expert_bytes": ${shape[expert-bytes]}, "segments": ${shape[segments]}, "slots": ${shape[slots]}, "ahead": ${shape[ahead]}, "repeat": ${shape[repeat]}},
   "configurations": [
 $rows
@@ -154,8 +185,10 @@ $rows
 END
 fi
 echo
+targets="bytes ratio <= $bytes_target, goodput >= $goodput_target of iperf3's"
+[[ ! $predict ]] || targets+=", measured within $predict_target of predicted"
 if ((missed)); then
-  echo "targets (bytes ratio <= $bytes_target, goodput >= $goodput_target of iperf3's) missed by $missed configurations"
+  echo "targets ($targets) missed by $missed configurations"
   exit 1
 fi
-echo "targets met (bytes ratio <= $bytes_target, goodput >= $goodput_target of iperf3's)"
+echo "targets met ($targets)"

@@ -46,7 +46,7 @@ std::uint64_t layout_hash() {
   for (const std::uint64_t value :
        {sizeof(Header), sizeof(Entry), sizeof(Nic), offsetof(Header, lock), offsetof(Header, tick), offsetof(Header, nics),
         offsetof(Entry, group), offsetof(Entry, version), offsetof(Entry, first_block), offsetof(Entry, pins),
-        offsetof(Entry, last_used)}) {
+        offsetof(Entry, last_used), offsetof(Entry, pullers)}) {
     hash = (hash ^ value) * 0x100000001b3;
   }
   return hash;

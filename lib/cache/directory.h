@@ -16,6 +16,14 @@
 //             ▲                        │ overdue: another rank claims it      its rank's process has ended
 //             └────────────────────────┘
 //
+// Where ranks land experts in GPU slots, they share the copying out of host memory too: a done chunk's word says who has it
+// in a slot of its own, from which the others pull it instead of copying it once more.
+//
+//   done:   nobody ──claim (CAS)──► being copied by a rank ──► in that rank's slot ──withdrawn, before the slot is reused──► nobody
+//
+// A puller first sets its bit among the entry's pullers, then looks at the word again; an owner first withdraws, then waits
+// until no bit is set. So a slot is never reused under a puller.
+//
 // Any rank of the node can write anything into this memory, by mistake or malice. So what is read here is read once,
 // checked, and used as it was when it was checked: indices, extents, counts and chains of the index. Nonsense costs entries
 // (repair()) or the use of the cache, never an access outside of the memory, and no loop is longer than there are entries.
@@ -81,7 +89,9 @@ struct Entry {
   std::atomic<std::uint64_t> waiters;  // by local rank: wants to hear when more of it is there
   std::atomic<std::uint32_t> read;     // a demand got it; else it is an unused prefetch
   std::uint32_t reserved;
-  std::uint64_t last_used;  // tick
+  std::uint64_t last_used;              // tick
+  std::atomic<std::uint64_t> wanted;    // by local rank: wants it in a slot
+  std::atomic<std::uint64_t> pullers;   // by local rank: pulls some of it out of another rank's slot
 };
 
 /// Bytes on the way through one NIC of the node.
@@ -179,6 +189,35 @@ constexpr std::uint32_t claimant_of(std::uint64_t word) {
 }
 constexpr std::uint64_t claim_time_of(std::uint64_t word) {
   return word >> 8;
+}
+
+/// Of a done chunk: who has a copy of it in a slot, for others to pull. In a word: 2 bits done, 2 bits of this state, 6 bits
+/// of the rank; then 24 bits each of slot and slab, or the microseconds at which it was claimed.
+enum class CopyState : std::uint64_t { kNobody = 0, kClaimed = 1, kInSlot = 2 };
+inline constexpr std::uint32_t kMaxCopySlot = (1u << 24) - 1;  // of slots and slabs that a word can name
+constexpr CopyState copy_state_of(std::uint64_t word) {
+  return state_of(word) == ChunkState::kDone ? static_cast<CopyState>(word >> 2 & 3) : CopyState::kNobody;
+}
+constexpr std::uint32_t copy_holder_of(std::uint64_t word) {
+  return static_cast<std::uint32_t>(word >> 4 & 63);
+}
+constexpr std::uint64_t copy_claim_word(std::uint32_t local, std::uint64_t microseconds) {
+  return microseconds << 10 | static_cast<std::uint64_t>(local) << 4 | static_cast<std::uint64_t>(CopyState::kClaimed) << 2 |
+         static_cast<std::uint64_t>(ChunkState::kDone);
+}
+constexpr std::uint64_t copy_claim_time_of(std::uint64_t word) {
+  return word >> 10;
+}
+constexpr std::uint64_t in_slot_word(std::uint32_t local, std::uint32_t slab, std::uint32_t slot) {
+  return static_cast<std::uint64_t>(slab) << 34 | static_cast<std::uint64_t>(slot) << 10 |
+         static_cast<std::uint64_t>(local) << 4 | static_cast<std::uint64_t>(CopyState::kInSlot) << 2 |
+         static_cast<std::uint64_t>(ChunkState::kDone);
+}
+constexpr std::uint32_t copy_slot_of(std::uint64_t word) {
+  return static_cast<std::uint32_t>(word >> 10) & kMaxCopySlot;
+}
+constexpr std::uint32_t copy_slab_of(std::uint64_t word) {
+  return static_cast<std::uint32_t>(word >> 34) & kMaxCopySlot;
 }
 
 }  // namespace cardea::cache

@@ -154,6 +154,8 @@ std::optional<EntryIndex> NodeCache::make(const Key& key, std::uint32_t blocks, 
   entry.urgency.store(urgency);
   entry.pins.store(bit());  // never live and unpinned before it is filled
   entry.waiters.store(0);
+  entry.wanted.store(0);
+  entry.pullers.store(0);
   entry.read.store(0);
   for (std::uint32_t i = 0; i < chunks; ++i) directory_.chunk_word(block, i).store(0);
   step(Step::kEntryFilledIn);
@@ -230,6 +232,7 @@ void NodeCache::release(EntryIndex index, bool stale) {
     // entry a moment longer.
     const Held held(*this);
     entry.waiters.fetch_and(~bit());
+    entry.wanted.fetch_and(~bit());
     const bool last = entry.pins.fetch_and(~bit()) == bit();
     step(Step::kUnpinned);
     if (held && stale && last && entry.state.load() == Entry::kLive) {
@@ -389,8 +392,12 @@ void NodeCache::take_back(std::uint32_t local) {
       std::atomic<std::uint64_t>& at = directory_.chunk_word(held->first_block, chunk);
       std::uint64_t is = at.load();
       if (state_of(is) == ChunkState::kClaimed && claimant_of(is) == local) at.compare_exchange_strong(is, 0);
+      if (copy_state_of(is) != CopyState::kNobody && copy_holder_of(is) == local)
+        at.compare_exchange_strong(is, static_cast<std::uint64_t>(ChunkState::kDone));
     }
     entry.waiters.fetch_and(~theirs);
+    entry.wanted.fetch_and(~theirs);
+    entry.pullers.fetch_and(~theirs);
     entry.pins.fetch_and(~theirs);
   }
   for (Nic& nic : directory_.header().nics) {

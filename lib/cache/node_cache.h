@@ -69,6 +69,12 @@ struct CacheCounters {
   std::uint64_t prefetch_bytes_wasted = 0;  // evicted or retired by this rank, without anybody having read them
 };
 
+/// Who has a chunk of an entry in a slot, or is about to.
+struct SlotCopy {
+  CopyState state = CopyState::kNobody;
+  std::uint32_t local = 0, slab = 0, slot = 0;  // slab and slot as that rank numbers them
+};
+
 class NodeCache {
  public:
   NodeCache(Directory directory, Lock& lock, NodeCacheOptions options);
@@ -111,6 +117,25 @@ class NodeCache {
   /// A rank that sees chunks take long gives others that long, too, and never less than the options say.
   void give_time(Nanoseconds age) { overdue_ = std::max(options_.overdue, age); }
 
+  // ---- slot_copies.cc: chunks of pinned entries that ranks copy into slots once for all and pull from one another
+  /// This rank wants the entry in a slot, or no longer. Returns those of the others that still do.
+  LocalMask want_in_slot(EntryIndex entry, bool wants);
+  LocalMask wanted_in_slots(EntryIndex entry) const;  // others
+  SlotCopy slot_copy(EntryIndex entry, std::uint32_t chunk) const;
+  /// Of a chunk that is done and that nobody copies or has, or whose copying is overdue.
+  bool try_claim_copy(EntryIndex entry, std::uint32_t chunk, Clock::time_point now);
+  /// A chunk claimed here lies in a slot from now on, or does not. False if another has taken it over.
+  bool finish_copy(EntryIndex entry, std::uint32_t chunk, bool ok, std::uint32_t slab, std::uint32_t slot);
+  /// From now until end_pull its holder keeps the slot; false if it is not there any more. Pulls of an entry count.
+  bool start_pull(EntryIndex entry, std::uint32_t chunk, const SlotCopy& from);
+  /// True if it was the last one: its holders may have waited for that.
+  bool end_pull(EntryIndex entry);
+  /// What lies in a slot of this rank is not offered any more; those who pull already go on until end_pull.
+  void withdraw_copies(EntryIndex entry);
+  LocalMask pullers(EntryIndex entry) const;  // others
+  /// The oldest claim of another rank on a copy becomes overdue then.
+  std::optional<Clock::time_point> copy_overdue_at(EntryIndex entry) const;
+
   // ---- whom to tell
   /// Raises the entry's class; `reads`: a demand.
   void want(EntryIndex entry, std::uint32_t urgency, bool reads);
@@ -144,6 +169,7 @@ class NodeCache {
     std::uint64_t offset = 0;
     std::vector<bool> claimed;  // chunks that are on their way here
     Extent extent() const { return {first_block, blocks, chunks}; }
+    std::uint32_t pulls = 0;
   };
   class Held;
 

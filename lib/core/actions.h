@@ -22,7 +22,7 @@ using ViewNumber = std::uint64_t;
 using ChunkNumber = std::uint64_t;  // the transports' ChunkToken
 
 /// Bring a chunk of an expert to where it goes: from its source into a slot or into an entry of the node cache, or from an
-/// entry into a slot. Answer with Core::chunk_done.
+/// entry into a slot; with a peer, from the peer's slot, which holds the same bytes nearer. Answer with Core::chunk_done.
 struct StartChunk {
   ChunkNumber chunk = 0;
   LaneNumber lane = 0;
@@ -36,6 +36,9 @@ struct StartChunk {
   cache::EntryIndex into = cache::kNoEntry;
   cache::EntryIndex from = cache::kNoEntry;
   Class urgency = Class::kDemand;
+  Rank peer = kNoRank;
+  SlabNumber peer_slab = 0;  // as the peer numbers them
+  SlotIndex peer_slot = 0;
 };
 
 /// Something became ready or failed in a fetch, or waits for a slot now, so that would_deadlock may answer otherwise; `done`

@@ -59,6 +59,10 @@ bool Core::take_from_cache(Fetch& of, std::size_t index, Clock::time_point now) 
   if (of.spec.wants_views) transfer->read = true;
   promote(*transfer, of.spec.urgency);
   cache_->want(transfer->entry, static_cast<std::uint32_t>(of.spec.urgency), of.spec.wants_views);
+  if (options_.swap.peers != 0 && of.spec.into_slots && of.spec.wants_views &&
+      of.spec.segments == in.layout.all()) {
+    cache_->want_in_slot(transfer->entry, true);
+  }
   transfer->requested |= of.spec.segments;
   transfer->waiting.push_back({of.number, index});
   refresh(*transfer, now);
@@ -130,7 +134,7 @@ void Core::look_for_chunks(Transfer& transfer, Clock::time_point now) {
     cache_->wait_for(transfer.entry, false);
     return;
   }
-  if (transfer.queued) return pump(transfer.source.lane, now);
+  if (transfer.is_queued()) return pump_rails(transfer, now);
   cache_->wait_for(transfer.entry, true);
   bool open = false;
   for (std::size_t i = transfer.first_open; i < transfer.chunks.size() && !open; ++i) {
@@ -139,8 +143,8 @@ void Core::look_for_chunks(Transfer& transfer, Clock::time_point now) {
   }
   if (!open) return set_recheck(transfer, cache_->overdue_at(transfer.entry, now));
   set_recheck(transfer, std::nullopt);
-  transfer.queued = lanes_[queue_of(transfer.source.lane)].add(transfer.number, transfer.urgency);
-  pump(transfer.source.lane, now);
+  put_on(transfer);
+  pump_rails(transfer, now);
 }
 
 std::optional<std::size_t> Core::claim(Transfer& transfer, Clock::time_point now) {
@@ -232,6 +236,7 @@ void Core::tell_node(cache::LocalMask to, cache::EntryIndex entry, std::uint32_t
 
 void Core::entry_changed(cache::EntryIndex entry, Clock::time_point now) {
   if (const auto found = by_entry_.find(entry); found != by_entry_.end()) refresh(transfers_.at(found->second), now);
+  swaps_changed(entry, now);
 }
 
 void Core::nic_free(std::uint32_t nic, Clock::time_point now) {
@@ -249,6 +254,7 @@ void Core::node_rank_lost(Rank rank, Clock::time_point now) {
   for (const TransferNumber number : open) {
     if (Transfer* const held = transfers_.find(number); held != nullptr && !held->abandoned) refresh(*held, now);
   }
+  swaps_changed(cache::kNoEntry, now);
   for (LaneNumber lane = 0; lane < lanes_.size(); ++lane) pump(lane, now);
 }
 

@@ -79,7 +79,11 @@ Status Core::remove_layer(LayerNumber number) {
   }
   if (of.lent != 0)
     return Status::error(CARDEA_ERR_BUSY, "layer {}: {} chunks are being sent to other ranks", of.layer_id, of.lent);
-  drop_spares(number, kNoVersion);
+  drop_spares(number, kNoVersion, {});
+  for (const auto& [entry, transfer] : swaps_) {
+    if (transfers_.at(transfer).layer == number)
+      return Status::error(CARDEA_ERR_BUSY, "layer {}: other ranks still pull experts out of this rank's slots", of.layer_id);
+  }
   if (cache_ != nullptr) cache_->retire(of.key, kNoVersion);
   layer_by_number_[number] = nullptr;
   layers_.erase(number);
@@ -103,7 +107,8 @@ Status Core::remove_slab(SlabNumber number) {
   if (waited_for) return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
   if (slab.under_way != 0)
     return Status::error(CARDEA_IN_PROGRESS, "{} copies into the slab are not done", slab.under_way);
-  while (!slab.slots.spares().empty()) drop_spare(slab, slab.slots.spares().front());
+  while (!slab.slots.spares().empty()) drop_spare(slab, slab.slots.spares().front(), {});
+  if (slab.slots.empty() != slab.slots.count()) return Status(CARDEA_ERR_BUSY, "other ranks still pull experts out of its slots");
   slabs_.erase(number);
   return {};
 }
@@ -488,7 +493,7 @@ Status Core::publish(LayerNumber number, Version version, Clock::time_point now)
   return {};
 }
 
-Status Core::finish(LayerNumber number, Version version, Clock::time_point) {
+Status Core::finish(LayerNumber number, Version version, Clock::time_point now) {
   Layer& of = layer(number);
   if (of.finishing && version <= *of.finishing)
     return Status::error(CARDEA_ERR_STALE, "version {} was finished already", version);
@@ -501,7 +506,7 @@ Status Core::finish(LayerNumber number, Version version, Clock::time_point) {
         fmt::format("layer {} has {} open views or outstanding experts up to version {}", of.layer_id, open, version),
         {.layer = of.layer_id});
   }
-  drop_spares(number, version);
+  drop_spares(number, version, now);
   of.finishing = version;
   send_finish_if_drained(of);
   return {};
@@ -621,7 +626,11 @@ void Core::time_passed(Clock::time_point now) {
   while (!rechecks_.empty() && rechecks_.begin()->first <= now) {
     Transfer& transfer = transfers_.at(rechecks_.begin()->second);
     set_recheck(transfer, std::nullopt);
-    refresh(transfer, now);
+    if (transfer.swaps) {
+      go_on_swap(transfer, now);
+    } else {
+      refresh(transfer, now);
+    }
   }
   for (LaneNumber lane = 0; lane < held_lanes_.size(); ++lane) {
     if (held_lanes_[lane].recheck && *held_lanes_[lane].recheck <= now) pump(lane, now);

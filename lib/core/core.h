@@ -36,6 +36,7 @@
 #include "lib/core/actions.h"
 #include "lib/core/number_map.h"
 #include "lib/core/outstanding.h"
+#include "lib/core/split.h"
 
 namespace cardea::telemetry {
 class Recorder;
@@ -50,7 +51,9 @@ struct SourceOption {
   Rank rank = kNoRank;
   cardea_path_t path = CARDEA_PATH_NONE;
   LaneNumber lane = 0;  // where a copy of it moves; without meaning at home
+  std::uint32_t rails = 1;  // lanes from there on over which its chunks may go, such as several NICs, nearest first
 };
+inline constexpr std::uint32_t kMaxRails = 4;
 
 struct ExpertSources {
   Rank home = kNoRank;
@@ -110,6 +113,7 @@ struct CoreCounters {
   std::uint64_t prefetch_bytes_wasted = 0;  // in slots; those in the node cache are counted there
   std::uint64_t cache_bypassed = 0;         // experts that came over the network without the node cache that should have
   std::uint64_t chunks_started = 0;
+  std::uint64_t chunks_pulled = 0;  // of them, out of slots of other ranks that had them from the node cache
 };
 
 struct CoreOptions {
@@ -119,6 +123,7 @@ struct CoreOptions {
   bool network_first = true;                // false: what takes longest does not start first
   bool side_by_side = true;                 // false: one queue for all lanes, so that network and local copies take turns
   LaneNumber copy_lane = 1;                 // on which experts are copied out of the node cache
+  SwapOptions swap;                         // with no peers: each rank copies all of an expert out of the node cache itself
   std::vector<Rank> node_ranks;             // of this rank's node, by local number in the node cache; without one, empty
   telemetry::Recorder* recorder = nullptr;  // notes fetches, chunks and outcomes; must outlive the core
 };
@@ -274,8 +279,8 @@ class Core {
   bool feed_want(Slab& slab, Fetch& fetch, std::size_t want, Clock::time_point now);
   bool feed_gang(Slab& slab, Fetch& fetch, Clock::time_point now);
   bool make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time_point now);
-  void drop_spare(Slab& slab, SlotIndex slot);
-  void drop_spares(LayerNumber layer, Version up_to);
+  void drop_spare(Slab& slab, SlotIndex slot, Clock::time_point now);
+  void drop_spares(LayerNumber layer, Version up_to, Clock::time_point now);
   Transfer& new_transfer(const Fetch& fetch, const Want& want);
   Transfer& open_transfer(Slab& slab, Fetch& fetch, const Want& want);
   bool join(Fetch& fetch, std::size_t want, Transfer& transfer, Clock::time_point now);
@@ -293,7 +298,25 @@ class Core {
   std::size_t held_classes(LaneNumber lane, Clock::time_point now);
   void start(Transfer& transfer, std::size_t chunk, LaneNumber lane, Class urgency, Clock::time_point now);
   static telemetry::Chunk facts_of(const Transfer& transfer, std::size_t chunk);
+  LaneNumber rail(const Transfer& transfer, std::uint32_t index) const;
+  std::uint32_t rails(const Transfer& transfer) const;
+  void put_on(Transfer& transfer);
   void take_off(Transfer& transfer);
+  void take_off(Transfer& transfer, LaneNumber lane);
+  void pump_rails(const Transfer& transfer, Clock::time_point now);
+  void vacate(Transfer& transfer, Clock::time_point now);
+
+  // split.cc: parts of experts that ranks of a node copy out of the node cache and pull from one another
+  bool begin_swap(Transfer& transfer);
+  std::optional<std::size_t> next_copy(Transfer& transfer, bool own_share, Clock::time_point now);
+  std::optional<std::size_t> next_pull(Transfer& transfer);
+  void help_others(Clock::time_point now);
+  void go_on_swap(Transfer& transfer, Clock::time_point now);
+  bool swap_chunk_done(Transfer& transfer, std::size_t chunk, const Status& status);
+  void swap_complete(Transfer& transfer, Clock::time_point now);
+  bool take_offer_back(Transfer& transfer, Clock::time_point now);
+  bool can_pull_from(const Transfer& transfer, std::uint32_t local) const;
+  void swaps_changed(cache::EntryIndex entry, Clock::time_point now);
 
   // cached.cc: transfers into the node cache
   void plan_cache(Layer& layer) const;
@@ -329,6 +352,7 @@ class Core {
   std::map<std::tuple<LayerNumber, ExpertIndex, Version>, TransferNumber> cached_;  // transfers into the node cache
   std::unordered_map<cache::EntryIndex, TransferNumber> by_entry_;                  // the same ones
   std::set<std::pair<Clock::time_point, TransferNumber>> rechecks_;                 // of those that wait for other ranks
+  std::set<std::pair<cache::EntryIndex, TransferNumber>> swaps_;                    // that others may pull from, or we do
   struct HeldLane {
     std::optional<Clock::time_point> recheck;  // some class of it is held back for other ranks of the node
     std::uint64_t chunks_then = 0;             // that the NIC had carried when it began to wait

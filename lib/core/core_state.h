@@ -2,6 +2,7 @@
 // What the core remembers. Included by its own source files only.
 #pragma once
 
+#include <algorithm>
 #include <array>
 
 #include "lib/core/core.h"
@@ -123,6 +124,9 @@ struct Core::Transfer {
     Class urgency = Class::kDemand;  // when it was started
     bool done = false;
     bool queued = false;  // chunk_queued
+    bool flying = false;
+    LaneNumber lane = 0;                 // on which it was started
+    cache::SlotCopy pulled;              // from there, if its state says so
     Clock::time_point started{};
   };
   TransferNumber number = 0;
@@ -142,7 +146,7 @@ struct Core::Transfer {
   std::uint32_t in_flight = 0;
   std::uint32_t pins = 0;        // wants attached: moving, ready or delivered
   std::vector<WantRef> waiting;  // of them, those not ready
-  std::optional<Lane::Place> queued;
+  std::array<std::optional<Lane::Place>, kMaxRails> queued;  // by rail
   bool abandoned = false;
   bool spare = false;
   bool by_gpu = false;  // copied from mapped memory, which stays when its rank dies
@@ -154,7 +158,15 @@ struct Core::Transfer {
   bool moved_here = false;     // this rank has moved some of it
   std::optional<Clock::time_point> recheck;
   TransferNumber origin = 0;  // out of the node cache: the transfer that holds the entry
+  // out of the node cache, together with other ranks: chunks are the entry's
+  bool swaps = false;
+  bool offered = false;          // others may pull from its slot
+  bool leaving = false;          // nobody here needs its slot any more, but others still pull from it
+  cache::LocalMask avoided = 0;  // from whom a pull has failed
 
+  bool is_queued() const {
+    return std::any_of(queued.begin(), queued.end(), [](const auto& place) { return place.has_value(); });
+  }
   void add_chunk(const ChunkRange& range) {
     chunks.push_back({range});
     for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {

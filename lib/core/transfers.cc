@@ -74,6 +74,7 @@ bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point
   if (want.cached != 0) {
     want.source.path = CARDEA_PATH_CACHE;
     want.source.lane = slab.copies.value_or(options_.copy_lane);
+    want.source.rails = 1;
   } else {
     // While it waited, its source may have gone, or a better one come.
     const Choice choice = choose(layer(of.spec.layer), want.expert, of.spec);
@@ -130,13 +131,15 @@ bool Core::make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time
       while (spare != spares.kEnd && !transfers_.at(slab.transfer_in[spares[spare]]).read) spare = spares.next(spare);
       if (spare == spares.kEnd) spare = spares.first();
     }
-    drop_spare(slab, spares[spare]);
+    drop_spare(slab, spares[spare], now);
   }
   if (urgency != Class::kDemand || slab.yielding.empty()) return slab.slots.empty() >= slots;
   // A demand takes back what prefetches have begun to fill. Slots with chunks in flight come back when those are drained.
   std::uint32_t coming = 0;
   for (const TransferNumber number : slab.transfer_in) {
-    if (number != 0 && transfers_.at(number).abandoned && transfers_.at(number).pins == 0) ++coming;
+    if (number == 0) continue;
+    const Transfer& held = transfers_.at(number);
+    if (held.leaving || (held.abandoned && held.pins == 0)) ++coming;
   }
   // Those first that can go at once.
   std::vector<TransferNumber> yielding(slab.yielding.begin(), slab.yielding.end());
@@ -152,22 +155,33 @@ bool Core::make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time
   return slab.slots.empty() >= slots;
 }
 
-void Core::drop_spare(Slab& slab, SlotIndex slot) {
-  const TransferNumber number = std::exchange(slab.transfer_in[slot], 0);
-  const Transfer& spare = transfers_.at(number);
+void Core::drop_spare(Slab& slab, SlotIndex slot, Clock::time_point now) {
+  Transfer& spare = transfers_.at(slab.transfer_in[slot]);
   if (!spare.read) counters_.prefetch_bytes_wasted += spare.bytes_done;
   slab.index.erase({spare.layer, spare.expert, spare.version});
   slab.slots.reuse(slot);
-  slab.slots.give_back(slot);
-  transfers_.erase(number);
+  spare.spare = false;
+  vacate(spare, now);
 }
 
-void Core::drop_spares(LayerNumber of, Version up_to) {
+/// Nobody here needs the slot any more.
+void Core::vacate(Transfer& transfer, Clock::time_point now) {
+  if (transfer.swaps && !take_offer_back(transfer, now)) {
+    transfer.leaving = true;  // until other ranks have pulled what they began to
+    return;
+  }
+  Slab& slab = *slabs_.at(transfer.slab);
+  slab.transfer_in[transfer.slot] = 0;
+  slab.slots.give_back(transfer.slot);
+  transfers_.erase(transfer.number);
+}
+
+void Core::drop_spares(LayerNumber of, Version up_to, Clock::time_point now) {
   for (const auto& [number, slab] : slabs_) {
     for (SlotIndex slot = 0; slot < slab->transfer_in.size(); ++slot) {
       if (slab->transfer_in[slot] == 0) continue;
       const Transfer& transfer = transfers_.at(slab->transfer_in[slot]);
-      if (transfer.spare && transfer.layer == of && transfer.version <= up_to) drop_spare(*slab, slot);
+      if (transfer.spare && transfer.layer == of && transfer.version <= up_to) drop_spare(*slab, slot, now);
     }
   }
 }
@@ -184,7 +198,7 @@ bool Core::would_deadlock(FetchNumber number, const std::set<FetchNumber>& waite
     for (const TransferNumber held : slab.transfer_in) {
       if (held == 0 || transfers_.at(held).spare) continue;
       const Transfer& transfer = transfers_.at(held);
-      if (!transfer.waiting.empty() || transfer.in_flight != 0) return false;  // will be ready or free in time
+      if (!transfer.waiting.empty() || transfer.in_flight != 0 || transfer.leaving) return false;  // ready or free in time
     }
     if (taken == slab.slots.count()) return false;
     if (!take_back_undelivered(slab, waited_for, now)) break;
@@ -281,28 +295,31 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
     make_ready(of, index, now);
   } else {
     transfer.waiting.push_back({of.number, index});
-    pump(transfer.source.lane, now);
+    pump_rails(transfer, now);
   }
   return true;
 }
 
 void Core::request(Transfer& transfer, SegmentMask segments) {
   Layer& of = layer(transfer.layer);
+  const bool whole = transfer.chunks.empty() && segments == of.layout.all();
   const std::uint64_t of_lane = lanes_[transfer.source.lane].limits().chunk_bytes;
   const std::uint64_t chunk_bytes = of_lane != 0 ? of_lane : options_.chunk_bytes;
   std::vector<ChunkRange>& ranges = of.ranges[{segments, chunk_bytes}];
   if (ranges.empty()) ranges = of.layout.chunks(segments, chunk_bytes);
   for (const ChunkRange& range : ranges) transfer.add_chunk(range);
   transfer.requested |= segments;
-  if (!transfer.queued) transfer.queued = lanes_[queue_of(transfer.source.lane)].add(transfer.number, transfer.urgency);
+  if (whole && transfer.origin != 0) transfer.swaps = begin_swap(transfer);
+  put_on(transfer);
 }
 
 void Core::promote(Transfer& transfer, Class urgency) {
   if (urgency >= transfer.urgency) return;
-  Lane& lane = lanes_[queue_of(transfer.source.lane)];
-  if (transfer.queued) {
-    lane.remove(*transfer.queued, transfer.urgency);
-    transfer.queued = lane.add(transfer.number, urgency);
+  for (std::uint32_t i = 0; i < rails(transfer); ++i) {
+    if (!transfer.queued[i]) continue;
+    Lane& lane = lanes_[queue_of(rail(transfer, i))];
+    lane.remove(*transfer.queued[i], transfer.urgency);
+    transfer.queued[i] = lane.add(transfer.number, urgency);
   }
   if (urgency == Class::kDemand && !transfer.cached()) slabs_.at(transfer.slab)->yielding.erase(transfer.number);
   transfer.urgency = urgency;
@@ -320,9 +337,7 @@ void Core::unpin(Transfer& transfer, Clock::time_point now) {
     transfer.spare = true;
     slab.slots.make_spare(transfer.slot);
   } else {
-    slab.transfer_in[transfer.slot] = 0;
-    slab.slots.give_back(transfer.slot);
-    transfers_.erase(transfer.number);
+    vacate(transfer, now);
   }
   feed(slab, now);
 }
@@ -366,11 +381,9 @@ void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now)
 void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
   if (!transfer.abandoned || transfer.in_flight != 0 || transfer.pins != 0) return;
   if (transfer.cached()) return close_cached(transfer);
-  let_go_of_origin(transfer, now);
+  if (!transfer.swaps) let_go_of_origin(transfer, now);
   Slab& slab = *slabs_.at(transfer.slab);
-  slab.transfer_in[transfer.slot] = 0;
-  slab.slots.give_back(transfer.slot);
-  transfers_.erase(transfer.number);
+  vacate(transfer, now);
   feed(slab, now);
 }
 
@@ -394,10 +407,42 @@ std::vector<Core::WantRef> Core::take_complete(Transfer& transfer) {
 
 // ---------------------------------------------------------------- lanes
 
+LaneNumber Core::rail(const Transfer& transfer, std::uint32_t index) const {
+  if (transfer.swaps) return index == 0 ? options_.copy_lane : options_.swap.lane;
+  return transfer.source.lane + index;
+}
+
+std::uint32_t Core::rails(const Transfer& transfer) const {
+  if (transfer.swaps) return 2;
+  return options_.side_by_side ? std::min(transfer.source.rails, kMaxRails) : 1;
+}
+
+void Core::put_on(Transfer& transfer) {
+  for (std::uint32_t i = 0; i < rails(transfer); ++i) {
+    if (!transfer.queued[i]) transfer.queued[i] = lanes_[queue_of(rail(transfer, i))].add(transfer.number, transfer.urgency);
+  }
+}
+
 void Core::take_off(Transfer& transfer) {
-  if (!transfer.queued) return;
-  lanes_[queue_of(transfer.source.lane)].remove(*transfer.queued, transfer.urgency);
-  transfer.queued.reset();
+  for (std::uint32_t i = 0; i < rails(transfer); ++i) take_off(transfer, rail(transfer, i));
+}
+
+void Core::take_off(Transfer& transfer, LaneNumber lane) {
+  for (std::uint32_t i = 0; i < rails(transfer); ++i) {
+    if (rail(transfer, i) != lane || !transfer.queued[i]) continue;
+    lanes_[queue_of(lane)].remove(*transfer.queued[i], transfer.urgency);
+    transfer.queued[i].reset();
+  }
+}
+
+void Core::pump_rails(const Transfer& transfer, Clock::time_point now) {
+  const TransferNumber number = transfer.number;
+  for (std::uint32_t i = 0; i < kMaxRails; ++i) {
+    // What one lane has started may have been the last of it.
+    const Transfer* const found = transfers_.find(number);
+    if (found == nullptr || i >= rails(*found)) return;
+    pump(rail(*found, i), now);
+  }
 }
 
 std::size_t Core::held_classes(LaneNumber number, Clock::time_point now) {
@@ -431,10 +476,22 @@ void Core::pump(LaneNumber lane_number, Clock::time_point now) {
   Lane& lane = lanes_[number];
   while (const auto choice = lane.next(held_classes(number, now))) {
     Transfer& transfer = transfers_.at(choice->transfer);
+    // With one queue for all lanes the queue's number says nothing of the lane.
+    const LaneNumber lane_of_it = options_.side_by_side ? number : transfer.source.lane;
+    if (transfer.swaps) {
+      const auto index = number == options_.swap.lane ? next_pull(transfer) : next_copy(transfer, true, now);
+      if (index) {
+        if (++transfer.next_chunk == transfer.chunks.size()) take_off(transfer);
+        start(transfer, *index, number, choice->urgency, now);
+      } else {
+        take_off(transfer, number);  // until others have more of it, or leave some to us
+      }
+      continue;
+    }
     if (transfer.cached()) {
       const auto index = claim(transfer, now);
       if (index) {
-        start(transfer, *index, transfer.source.lane, choice->urgency, now);
+        start(transfer, *index, lane_of_it, choice->urgency, now);
       } else {
         take_off(transfer);  // others are at what is left of it
         set_recheck(transfer, cache_->overdue_at(transfer.entry, now));
@@ -443,14 +500,17 @@ void Core::pump(LaneNumber lane_number, Clock::time_point now) {
     }
     const std::size_t index = transfer.next_chunk++;
     if (transfer.next_chunk == transfer.chunks.size()) take_off(transfer);
-    start(transfer, index, transfer.source.lane, choice->urgency, now);
+    start(transfer, index, lane_of_it, choice->urgency, now);
   }
+  if (!swaps_.empty() && number == options_.copy_lane) help_others(now);
 }
 
 void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class urgency, Clock::time_point now) {
   Transfer::Chunk& chunk = transfer.chunks[index];
   chunk.urgency = urgency;
   chunk.started = now;
+  chunk.lane = number;
+  chunk.flying = true;
   ++transfer.in_flight;
   ++chunks_in_flight_;
   ++counters_.chunks_started;
@@ -469,6 +529,12 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
   action.urgency = urgency;
   action.into = transfer.entry;
   if (transfer.origin != 0) action.from = transfers_.at(transfer.origin).entry;
+  if (chunk.pulled.state == cache::CopyState::kInSlot) {
+    action.peer = options_.node_ranks[chunk.pulled.local];
+    action.peer_slab = chunk.pulled.slab;
+    action.peer_slot = chunk.pulled.slot;
+    ++counters_.chunks_pulled;
+  }
   if (options_.recorder != nullptr) options_.recorder->start(now, facts_of(transfer, index));
   actions_.push_back(action);
 }
@@ -482,7 +548,7 @@ telemetry::Chunk Core::facts_of(const Transfer& transfer, std::size_t index) {
           .layer = transfer.layer,
           .expert = transfer.expert,
           .source = transfer.source.rank,
-          .lane = transfer.source.lane,
+          .lane = chunk.lane,
           .urgency = static_cast<std::uint8_t>(chunk.urgency),
           .path = static_cast<std::uint8_t>(transfer.source.path)};
 }
@@ -538,7 +604,7 @@ bool Core::queued_chunk_done(ChunkNumber token, const Status& status, Clock::tim
       if (chunk.range.segments >> i & 1) --transfer->coming[i];
     }
     if (!status.ok() && transfer->spare) {
-      drop_spare(*slabs_.at(transfer->slab), transfer->slot);
+      drop_spare(*slabs_.at(transfer->slab), transfer->slot, now);
     } else if (!status.ok()) {
       abandon(*transfer, status, now);
     } else if (!transfer->abandoned) {
@@ -565,7 +631,8 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   const TransferNumber number = Transfer::transfer_of(token);
   Transfer& transfer = transfers_.at(number);
   Transfer::Chunk& chunk = transfer.chunks[Transfer::chunk_of(token)];
-  const LaneNumber lane = transfer.source.lane;
+  const LaneNumber lane = chunk.lane;
+  chunk.flying = false;
   if (options_.recorder != nullptr) {
     options_.recorder->done(now, facts_of(transfer, Transfer::chunk_of(token)), now - chunk.started, status.code());
   }
@@ -578,6 +645,8 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   }
   if (transfer.cached()) {
     cached_chunk_done(transfer, Transfer::chunk_of(token), status, now);
+  } else if (transfer.swaps && swap_chunk_done(transfer, Transfer::chunk_of(token), status)) {
+    go_on_swap(transfer, now);  // it may come another way
   } else if (transfer.abandoned) {
     if (status.ok() && !transfer.read) counters_.prefetch_bytes_wasted += chunk.range.bytes;
     drained_one(transfer, now);
@@ -586,7 +655,13 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   } else {
     transfer.arrived(chunk);
     const std::vector<WantRef> ready = take_complete(transfer);
-    if (transfer.complete()) let_go_of_origin(transfer, now);
+    if (transfer.complete()) {
+      if (transfer.swaps) {
+        swap_complete(transfer, now);
+      } else {
+        let_go_of_origin(transfer, now);
+      }
+    }
     for (const WantRef& ref : ready) make_ready(fetch_of(ref.fetch), ref.want, now);
   }
   pump(lane, now);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The production core over a modelled cluster in virtual time; docs/simulator.md tells what is modelled.
 //   simulate                     one run, and what it did
-//   simulate --ablation          what each strategy is worth
+//   simulate --ablation          what each strategy is worth; with --machine FILE, on such machines
 //   simulate --random --seed N   the small job full of faults that a property test ran
 //   simulate --replay FILE       the requests of a log again; of a real run, one FILE for each rank
 //   simulate --emulated …        predicts fetch_all on perf/cluster.sh
@@ -15,6 +15,7 @@
 #include <memory>
 
 #include "perf/simulator/ablation.h"
+#include "perf/simulator/cluster.h"
 #include "perf/simulator/job_log.h"
 #include "perf/simulator/random_plan.h"
 #include "perf/simulator/simulation.h"
@@ -26,6 +27,7 @@ constexpr int kWrongOptions = 2;
 
 struct Options {
   bool ablation = false, random = false, emulated = false;
+  bool ranks_given = false;
   std::string log, json;
   std::vector<std::string> replay;
   std::uint64_t hosts = 4, ranks_per_host = 1;
@@ -75,7 +77,8 @@ int print(const Plan& plan, const Report& report, const std::string& replay) {
   fmt::print("{:<34} {:>16}\n", "chunks", report.chunks);
   fmt::print("{:<34} {:>16}  ({} of them a second time into a node)\n", "bytes over the network", report.network_bytes,
              report.repeated_network_bytes);
-  fmt::print("{:<34} {:>16}\n", "bytes copied within nodes", report.copy_bytes);
+  fmt::print("{:<34} {:>16}  ({} of them pulled from other ranks' slots)\n", "bytes copied within nodes", report.copy_bytes,
+             report.pulled_bytes);
   for (const auto& [path, count] : report.views)
     fmt::print("{:<34} {:>16}\n", fmt::format("views by path {}", static_cast<int>(path)), count);
   for (const auto& [code, count] : report.failures)
@@ -201,6 +204,7 @@ int run(Plan plan, const Options& options, const std::string& command) {
   if (options.random) plan = random_plan(plan.seed);
   if (options.emulated && (!(options.gbit > 0) || !(options.goodput > 0 && options.goodput <= 1)))
     return refuse(Status(CARDEA_ERR_INVALID_ARGUMENT, "--gbit and --goodput must be above 0, and --goodput at most 1"));
+  if (const Status status = Cluster::fit(plan, options.ranks_given); !status.ok()) return refuse(status);
   if (const Status status = check(plan); !status.ok()) return refuse(status);
   if (options.ablation) return run_ablation(plan, options);
 
@@ -263,6 +267,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kWrongOptions;
   }
+  options.ranks_given = app.count("--ranks-per-node") != 0;
   std::string command;
   for (int i = 0; i < argc; ++i) command += (i == 0 ? "" : " ") + std::string(argv[i]);
   return run(plan, options, command);

@@ -15,7 +15,7 @@ double seconds(Nanoseconds time) {
 Result<std::vector<AblationRow>> ablation(const Plan& plan,
                                           const std::function<void(const std::string&, double)>& progress) {
   Plan with = plan;
-  with.stagger = with.network_first = with.side_by_side = with.node_cache = with.prefetch = false;
+  with.stagger = with.network_first = with.side_by_side = with.node_cache = with.prefetch = with.split = with.nic_affinity = false;
   std::vector<AblationRow> rows;
   const auto run = [&](const char* name) -> Status {
     const Result<Report> report = simulate(with, nullptr, [&](double done) {
@@ -38,6 +38,11 @@ Result<std::vector<AblationRow>> ablation(const Plan& plan,
   }
   with.prefetch = true;
   if (const Status status = run("+ prefetch"); !status.ok()) return status;
+  if (plan.machine.empty()) return rows;
+  with.split = true;
+  if (const Status status = run("+ PCIe-aware split"); !status.ok()) return status;
+  with.nic_affinity = true;
+  if (const Status status = run("+ NIC affinity"); !status.ok()) return status;
   return rows;
 }
 
@@ -60,7 +65,9 @@ std::string to_table(const std::vector<AblationRow>& rows) {
   }
   out +=
       "\nbound = max(over lanes: bytes that must pass / rate, over ranks: time of computing), for each row's own traffic:\n"
-      "without the node cache an expert enters a node once for each rank that wants it, with it once.\n";
+      "without the node cache an expert enters a node once for each rank that wants it, with it once. In a machine, lanes\n"
+      "are those of its model: out of a node bytes pass GPU, PCIe and NIC; from host memory to a GPU its PCIe uplink, with\n"
+      "split and swap any uplink of the node once, and NVLink.\n";
   return out;
 }
 

@@ -19,8 +19,8 @@ struct AblationRow {
   Bound bound;                   // of this row: without the cache more bytes must cross the network
 };
 
-/// Rows: naive order, + stagger, + side-by-side lanes, + node cache, + prefetch. `plan` says the rest; its own strategies
-/// are not looked at. `progress` hears which row runs, and how much of it is done.
+/// Rows: naive order, + stagger, + side-by-side lanes, + node cache, + prefetch; with a machine also + PCIe-aware split and
+/// + NIC affinity. `plan` says the rest; its own strategies are not looked at. `progress` hears which row runs, and how much of it is done.
 Result<std::vector<AblationRow>> ablation(const Plan& plan,
                                           const std::function<void(const std::string&, double)>& progress = {});
 

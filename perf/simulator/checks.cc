@@ -26,6 +26,7 @@ void Checks::started(const core::StartChunk& chunk) {
   Slot& slot = slots_[chunk.slot];
   const bool same = slot.layer == chunk.layer && slot.expert == chunk.expert && slot.version == chunk.version;
   if (!same && !slot.writing.empty()) wrong(fmt::format("slot {} is filled anew under a writer", chunk.slot));
+  if (!same && slot.pulls != 0) wrong(fmt::format("slot {} is filled anew while others pull from it", chunk.slot));
   if (!same && slot.readers != 0) wrong(fmt::format("slot {} is filled anew under a view", chunk.slot));
   for (const core::ChunkRange& range : slot.writing) {
     if (chunk.range.offset < range.offset + range.bytes && range.offset < chunk.range.offset + chunk.range.bytes)
@@ -98,6 +99,13 @@ void Checks::released(core::ViewNumber view) {
     count_use(true, slot.used());
   }
   views_.erase(found);
+}
+
+void Checks::pull_begins(core::SlotIndex number, core::LayerNumber layer, ExpertIndex expert, Version version) {
+  Slot& slot = slots_[number];
+  if (slot.layer != layer || slot.expert != expert || slot.version != version)
+    wrong(fmt::format("another rank pulls expert {} from slot {}, which holds another", expert, number));
+  ++slot.pulls;
 }
 
 void Checks::closed(core::FetchNumber fetch, bool early) {

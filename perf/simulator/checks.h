@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What must hold of one rank's core, watched from outside: from the actions that it gives and the views that it delivers.
 //
-//   slots      a slot is not written while a view of another expert lies in it, nor by two experts' chunks at once, nor the
-//              same bytes twice at once; slots in use and slots available are never more than there are
+//   slots      a slot is not written while a view of another expert lies in it or others pull it, nor by two experts' chunks
+//              at once, nor the same bytes twice at once; slots in use and slots available are never more than there are
 //   lanes      no lane has more chunks, nor more of a background class, than it may
 //   order      no chunk of a lower class starts while one of a higher class waits for the lane, but one in twenty
 //   wants      every expert of a fetch is delivered once: ready or failed
@@ -31,6 +31,9 @@ class Checks {
   void fetched(core::FetchNumber fetch, const std::vector<ExpertIndex>& experts);
   void delivered(core::FetchNumber fetch, std::uint64_t layer, Version version, const core::Delivery& delivery);
   void released(core::ViewNumber view);
+  /// Another rank pulls an expert out of a slot.
+  void pull_begins(core::SlotIndex slot, core::LayerNumber layer, ExpertIndex expert, Version version);
+  void pull_ends(core::SlotIndex slot) { --slots_[slot].pulls; }
   /// Everything of it has been delivered, unless it is destroyed with a purpose.
   void closed(core::FetchNumber fetch, bool early);
 
@@ -41,6 +44,7 @@ class Checks {
     Version version = 0;
     std::vector<core::ChunkRange> writing;
     std::uint32_t readers = 0;
+    std::uint32_t pulls = 0;  // by other ranks
     bool used() const { return !writing.empty() || readers != 0; }
   };
   struct Lane {

@@ -16,14 +16,7 @@ Fabric::Fabric(World& world)
     : world_(world),
       lanes_(world.time, world.plan.fair ? sim::Sharing::kFair : sim::Sharing::kFifo),
       random_(world.plan.seed, 1) {
-  const Plan& plan = world.plan;
-  for (std::uint64_t i = 0; i < plan.nodes * plan.nics; ++i) {
-    nic_in_.push_back(lanes_.add(plan.nic_rate));
-    nic_out_.push_back(lanes_.add(plan.nic_rate));
-  }
-  for (std::uint64_t i = 0; i < plan.nodes; ++i)
-    memory_.push_back(plan.memory_rate == 0 ? sim::kNoLane : lanes_.add(plan.memory_rate));
-  for (std::uint64_t i = 0; i < plan.ranks(); ++i) copy_.push_back(lanes_.add(plan.copy_rate));
+  for (const Cluster::PhysicalLane& lane : world.cluster.lanes()) (void)lanes_.add(lane.rate);
 }
 
 Fabric::Flight* Fabric::find(FlightId id) {
@@ -31,8 +24,22 @@ Fabric::Flight* Fabric::find(FlightId id) {
   return flight.open && flight.generation == id >> 32 ? &flight : nullptr;
 }
 
-std::uint64_t Fabric::with_cost(std::uint64_t bytes, std::uint64_t time, std::uint64_t rate) const {
-  return bytes + static_cast<std::uint64_t>(static_cast<unsigned __int128>(time) * rate / 1'000'000'000);
+bool Fabric::over_network(const Flight& flight) const {
+  return world_.cluster.core_lanes(flight.reader).is_network(flight.chunk.lane);
+}
+
+/// Occupies every lane of the way; `cost` is the time that the chunk occupies the slowest of them beside its bytes.
+void Fabric::move(FlightId id, Steps way, std::uint64_t cost) {
+  std::uint64_t slowest = UINT64_MAX;
+  std::vector<sim::Hop> path;
+  for (const Step& step : way) {
+    path.push_back({step.lane, ns(step.latency)});
+    slowest = std::min(slowest, world_.cluster.lanes()[step.lane].rate);
+  }
+  Flight& flight = *find(id);
+  const std::uint64_t bytes =
+      flight.chunk.range.bytes + static_cast<std::uint64_t>(static_cast<unsigned __int128>(cost) * slowest / 1'000'000'000);
+  flight.transfer = lanes_.start(std::move(path), bytes, [this, id] { leave(id); }, [this, id] { arrive(id); });
 }
 
 void Fabric::start(Rank reader, const core::StartChunk& chunk) {
@@ -55,7 +62,7 @@ void Fabric::start(Rank reader, const core::StartChunk& chunk) {
   flight.destination = world_.plan.bytes ? world_.ranks[reader]->destination(chunk) : nullptr;
   const FlightId id = FlightId{flight.generation} << 32 | place;
   const Plan& plan = world_.plan;
-  const std::uint64_t latency = chunk.lane == kNetworkLane ? plan.network_latency : plan.node_latency;
+  const std::uint64_t latency = over_network(flight) ? plan.network_latency : plan.node_latency;
   world_.time.after(ns(latency + random_.below(plan.chunk_delay + 1)), [this, id] { serve(id); });
 }
 
@@ -65,17 +72,16 @@ void Fabric::serve(FlightId id) {
   const core::StartChunk& chunk = flight->chunk;
   SimulatedRank& source = *world_.ranks[chunk.source];
   const Plan& plan = world_.plan;
-  const auto left = [this, id] { leave(id); };
-  const auto arrived = [this, id] { arrive(id); };
-  if (chunk.lane == kCopyLane) {
+  // Chunks of an entry lie in all NUMA nodes in turn.
+  const std::uint64_t landing = chunk.expert + chunk.range.offset / plan.chunk_bytes;
+  if (!over_network(*flight)) {
     // The mapping of a rank that died stays; so this goes on without it.
-    const Node node = plan.node_of(flight->reader);
-    const sim::LaneId copy = copy_[flight->reader];
-    const std::uint64_t bytes = with_cost(chunk.range.bytes, plan.copy_chunk_time, plan.copy_rate);
-    const bool shared = memory_[node] != sim::kNoLane;
-    flight->transfer = lanes_.start(shared ? memory_[node] : copy, shared ? copy : sim::kNoLane, bytes,
-                                    shared ? Nanoseconds(0) : ns(plan.node_latency), left, arrived);
-    return;
+    const Cluster& cluster = world_.cluster;
+    return move(id,
+                chunk.peer != kNoRank             ? cluster.pull(flight->reader, chunk.peer)
+                : chunk.from != cache::kNoEntry ? cluster.copy(flight->reader, landing)
+                                                  : cluster.from_home(flight->reader, chunk.source),
+                plan.copy_chunk_time);
   }
   if (source.is_gone()) {
     // Else it ends when its reader hears of it.
@@ -88,11 +94,7 @@ void Fabric::serve(FlightId id) {
     return;
   }
   flight->lent = true;
-  const std::uint64_t out = plan.node_of(chunk.source) * plan.nics + plan.nic_of(chunk.source);
-  const std::uint64_t in = plan.node_of(flight->reader) * plan.nics + plan.nic_of(flight->reader);
-  flight->transfer =
-      lanes_.start(nic_out_[out], nic_in_[in], with_cost(chunk.range.bytes, plan.network_chunk_time, plan.nic_rate),
-                   ns(plan.network_latency), left, arrived);
+  move(id, world_.cluster.network(chunk.source, flight->reader, chunk.lane, landing), plan.network_chunk_time);
 }
 
 void Fabric::leave(FlightId id) {
@@ -101,9 +103,9 @@ void Fabric::leave(FlightId id) {
   flight->left = true;
   if (world_.plan.bytes) {
     const core::StartChunk& chunk = flight->chunk;
-    const std::byte* from = chunk.from != cache::kNoEntry
-                                ? world_.ranks[flight->reader]->entry(chunk.from)
-                                : world_.ranks[chunk.source]->own_expert(chunk.layer, chunk.expert);
+    const std::byte* from = chunk.peer != kNoRank           ? world_.ranks[chunk.peer]->slot(chunk.peer_slot)
+                            : chunk.from != cache::kNoEntry ? world_.ranks[flight->reader]->entry(chunk.from)
+                                                            : world_.ranks[chunk.source]->own_expert(chunk.layer, chunk.expert);
     const auto offset = static_cast<std::ptrdiff_t>(flight->chunk.range.offset);
     flight->staged.assign(from + offset, from + offset + static_cast<std::ptrdiff_t>(flight->chunk.range.bytes));
   }
@@ -115,7 +117,7 @@ void Fabric::arrive(FlightId id) {
   if (flight == nullptr) return;
   const core::StartChunk& chunk = flight->chunk;
   Report& report = world_.report;
-  if (chunk.lane == kNetworkLane) {
+  if (over_network(*flight)) {
     report.network_bytes += chunk.range.bytes;
     const Node node = world_.plan.node_of(flight->reader);
     std::uint64_t key = node;
@@ -126,6 +128,7 @@ void Fabric::arrive(FlightId id) {
     (first ? report.distinct_network_bytes : report.repeated_network_bytes) += chunk.range.bytes;
   } else {
     report.copy_bytes += chunk.range.bytes;
+    if (chunk.peer != kNoRank) report.pulled_bytes += chunk.range.bytes;
   }
   if (world_.plan.bytes) std::copy(flight->staged.begin(), flight->staged.end(), flight->destination);
   end(id, {});
@@ -139,6 +142,7 @@ void Fabric::end(FlightId id, const Status& status) {
   SimulatedRank& reader = *world_.ranks[flight->reader];
   const core::StartChunk chunk = flight->chunk;
   close(*flight, static_cast<std::uint32_t>(id));
+  reader.end_use(chunk);  // now, not when a stopped reader hears of it, for it may never
   reader.deliver([&reader, chunk, status] { reader.chunk_done(chunk, status); });
 }
 
@@ -188,7 +192,7 @@ void Fabric::gone(Rank rank, bool left) {
     Flight& flight = flights_[place];
     if (!flight.open) continue;
     // What has not left it by now never will; the reader hears with the news of the loss. Copies go on.
-    if (flight.chunk.source == rank && flight.chunk.lane == kNetworkLane && !flight.left && flight.transfer != 0)
+    if (flight.chunk.source == rank && over_network(flight) && !flight.left && flight.transfer != 0)
       lanes_.abort(std::exchange(flight.transfer, 0));
     if (flight.reader == rank) {
       world_.ranks[rank]->end_use(flight.chunk);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The modelled cluster between ranks: moves chunks over lanes and notices with latency, and tells of losses.
 //
-//   network chunk:  request travels (latency, delay) ──► source lends ──► NIC out ──► NIC in ──► arrives (latency)
-//   copy in a node: request travels (latency, delay) ──► node memory, if it has a rate ──► copy lane ──► arrives
+//   network chunk:  request travels (latency, delay) ──► source lends ──► lanes out of its node ──► lanes into the other ──► arrives
+//   copy in a node: request travels (latency, delay) ──► lanes of the node (cluster.h) ──► arrives
 //
 // The source's lease ends when the last byte has left it. A rank that dies takes the chunks from it down, which end when
 // their reader hears of the loss; a stopped one serves no network chunks until it goes on. Notices between two ranks arrive
@@ -20,10 +20,6 @@
 #include "perf/simulator/world.h"
 
 namespace cardea::simulator {
-
-/// Lanes of every rank, by number, as in the runtime.
-inline constexpr core::LaneNumber kNetworkLane = 0;
-inline constexpr core::LaneNumber kCopyLane = 1;
 
 class Fabric {
  public:
@@ -58,12 +54,12 @@ class Fabric {
   void arrive(FlightId id);
   void give_back(Flight& flight);
   void end_all(Rank reader, Rank source, const Status& status);
-  std::uint64_t with_cost(std::uint64_t bytes, std::uint64_t time, std::uint64_t rate) const;
+  bool over_network(const Flight& flight) const;
+  void move(FlightId id, Steps way, std::uint64_t cost);
 
   World& world_;
   sim::Lanes lanes_;
   Random random_;
-  std::vector<sim::LaneId> nic_in_, nic_out_, memory_, copy_;
   std::vector<Flight> flights_;
   std::vector<std::uint32_t> free_;
   std::map<std::pair<Rank, Rank>, Clock::time_point> last_notice_;

@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "lib/cache/directory.h"
+#include "perf/simulator/cluster.h"
 
 namespace cardea::simulator {
 namespace {
@@ -59,6 +60,9 @@ std::vector<Field> fields(Plan& p) {
       {"copy-chunk-time", Unit::kTime, &p.copy_chunk_time, 0, kSecond,
        "that each chunk costs its copy lane beside its bytes"},
       {"fair", Unit::kSwitch, &p.fair, 0, 1, "lanes share their rate among chunks, instead of first come, first served"},
+      {"swap-rate", Unit::kRate, &p.swap_rate, 0, std::uint64_t{1} << 43,
+       "of each rank's pulls from other ranks' slots; 0: none can"},
+      {"machine", Unit::kText, &p.machine, 0, 0, "topology file; every node is such a machine, a rank for each GPU"},
       {"mapped", Unit::kSwitch, &p.mapped, 0, 1,
        "experts of the node are read where they lie, instead of copied into slots"},
       {"layers", Unit::kCount, &p.layers, 1, 4096, "layers"},
@@ -95,6 +99,9 @@ std::vector<Field> fields(Plan& p) {
       {"cache-overdue", Unit::kTime, &p.cache_overdue, 1'000, 1000 * kSecond,
        "age at which others take over a chunk that a rank has claimed"},
       {"prefetch", Unit::kSwitch, &p.prefetch, 0, 1, "the next layer's experts while this one computes"},
+      {"split", Unit::kSwitch, &p.split, 0, 1, "ranks copy parts of an expert out of host memory and swap them"},
+      {"nic-affinity", Unit::kSwitch, &p.nic_affinity, 0, 1, "with --machine: each rank its nearest NICs, not the next in turn"},
+      {"rails", Unit::kCount, &p.rails, 1, 4, "with --machine: NICs of a rank at most, where there are more NICs than ranks"},
       {"message-delay", Unit::kTime, &p.message_delay, 0, 10 * kSecond, "at most, random, of each notice"},
       {"chunk-delay", Unit::kTime, &p.chunk_delay, 0, 10 * kSecond, "at most, random, of each chunk"},
       {"cancels", Unit::kPercent, &p.cancels, 0, 100, "of fetches, somewhen"},
@@ -144,7 +151,8 @@ Status check(const Plan& plan) {
                                (plan.caches() ? plan.nodes * plan.cache_bytes : 0);
   if (plan.bytes && memory > std::uint64_t{4} << 30)
     return wrong(fmt::format("bytes: this would take {} MiB of memory; make experts smaller", memory >> 20));
-  return {};
+  if (plan.machine.find(' ') != std::string::npos) return wrong("machine: a path without spaces, so that logs can name it");
+  return Cluster::make(plan).status();
 }
 
 std::string to_line(const Plan& plan) {

@@ -30,6 +30,8 @@ struct Plan {
   std::uint64_t network_chunk_time = 0;      // for which each chunk occupies NICs beside its bytes
   std::uint64_t copy_chunk_time = 0;         // likewise the copy lane
   bool fair = false;                         // lanes share their rate among chunks, instead of first come, first served
+  std::uint64_t swap_rate = 0;               // each rank's lane for pulls from other ranks' slots; 0: there is none
+  std::string machine;                       // topology file that every node is like; then its lanes count, not the rates above
   bool mapped = false;                       // experts of the node are read where they lie, instead of copied into slots
 
   // The work: steps over all layers, each layer published, fetched, computed in order of delivery, finished, collected.
@@ -66,6 +68,9 @@ struct Plan {
   std::uint64_t cache_bytes = std::uint64_t{8} << 30;  // of each node
   std::uint64_t cache_overdue = 1'000'000'000;         // age at which others take over a chunk that a rank has claimed
   bool prefetch = true;                                // the next layer's experts while this one computes
+  bool split = true;         // ranks copy parts of an expert out of host memory and swap them, where there is a lane for it
+  bool nic_affinity = true;  // with a machine: each rank its nearest NICs, else NICs are dealt in turn
+  std::uint64_t rails = 4;   // with a machine of more NICs than ranks: NICs that a rank uses, at most
 
   // Faults.
   std::uint64_t message_delay = 0;  // at most, beside the latency

@@ -48,6 +48,7 @@ Plan random_plan(std::uint64_t seed) {
   plan.cache_bytes = random.chance(50) ? 1 << 20 : 4096 * random.between(1, 4);
   plan.cache_overdue = random.chance(30) ? random.between(5'000, 50'000) : 1'000'000'000;
   plan.prefetch = random.chance(60);
+  plan.swap_rate = random.chance(50) ? random.between(500, 20'000) * 1'000'000 : 0;
   plan.message_delay = random.chance(50) ? random.below(5000) : 0;
   plan.chunk_delay = random.chance(50) ? random.below(5000) : 0;
   plan.cancels = random.chance(35) ? 25 : 0;

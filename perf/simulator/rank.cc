@@ -9,21 +9,26 @@
 namespace cardea::simulator {
 namespace {
 
-std::vector<core::LaneLimits> lane_limits(const Plan& plan, Rank rank) {
-  std::vector<core::LaneLimits> limits(2);
-  limits[kNetworkLane].chunks = static_cast<std::uint32_t>(plan.network_chunks);
-  limits[kNetworkLane].nic = static_cast<std::uint32_t>(plan.nic_of(rank));
-  limits[kCopyLane].chunks = static_cast<std::uint32_t>(plan.copy_chunks);
+std::vector<core::LaneLimits> lane_limits(const World& world, Rank rank) {
+  const CoreLanes lanes = world.cluster.core_lanes(rank);
+  std::vector<core::LaneLimits> limits(lanes.rails + 2);
+  for (std::uint32_t rail = 0; rail < lanes.rails; ++rail) {
+    limits[rail].chunks = static_cast<std::uint32_t>(world.plan.network_chunks);
+    if (rail < world.cluster.nics(rank).size()) limits[rail].nic = world.cluster.nics(rank)[rail];
+  }
+  limits[lanes.copy()].chunks = limits[lanes.pull()].chunks = static_cast<std::uint32_t>(world.plan.copy_chunks);
   return limits;
 }
 
-core::CoreOptions core_options(const Plan& plan, Rank rank) {
+core::CoreOptions core_options(const World& world, Rank rank) {
+  const Plan& plan = world.plan;
   core::CoreOptions options;
   options.chunk_bytes = plan.chunk_bytes;
   options.stagger = plan.stagger;
   options.network_first = plan.network_first;
   options.side_by_side = plan.side_by_side;
-  options.copy_lane = kCopyLane;
+  options.copy_lane = world.cluster.core_lanes(rank).copy();
+  options.swap = world.cluster.swap(rank);
   for (Rank other = 0; other < plan.ranks(); ++other) {
     if (plan.caches() && plan.node_of(other) == plan.node_of(rank)) options.node_ranks.push_back(other);
   }
@@ -58,8 +63,8 @@ SimulatedRank::SimulatedRank(World& world, Rank rank)
     : world_(world),
       rank_(rank),
       cache_(make_cache(world, rank)),
-      core_(core_options(world.plan, rank), lane_limits(world.plan, rank), cache_ ? &*cache_ : nullptr),
-      checks_(rank, world.plan.slots, lane_limits(world.plan, rank), world.plan.side_by_side, world.report),
+      core_(core_options(world, rank), lane_limits(world, rank), cache_ ? &*cache_ : nullptr),
+      checks_(rank, world.plan.slots, lane_limits(world, rank), world.plan.side_by_side, world.report),
       memory_(world.plan, world.layout, world.first_expert_of(rank + 1) - world.first_expert_of(rank)) {
   const Plan& plan = world.plan;
   std::vector<Rank> ranks(plan.ranks());
@@ -82,11 +87,11 @@ std::vector<core::ExpertSources> SimulatedRank::sources() const {
   std::vector<core::ExpertSources> all;
   for (ExpertIndex expert = 0; expert < plan.experts; ++expert) {
     const Rank home = static_cast<Rank>(plan.home_of(expert));
-    core::SourceOption option{home, CARDEA_PATH_NETWORK, kNetworkLane};
+    core::SourceOption option{home, CARDEA_PATH_NETWORK, 0, world_.cluster.core_lanes(rank_).rails};
     if (home == rank_) {
       option = {home, CARDEA_PATH_HOME, 0};
     } else if (plan.node_of(home) == plan.node_of(rank_)) {
-      option = {home, plan.mapped ? CARDEA_PATH_NODE_MAPPED : CARDEA_PATH_NODE_COPY, kCopyLane};
+      option = world_.cluster.within_node(rank_, home);
     }
     all.push_back({home, {option}});
   }
@@ -151,7 +156,7 @@ void SimulatedRank::carry_out() {
 }
 
 void SimulatedRank::carry_out_actions() {
-  std::array<std::optional<core::Class>, 2> lowest;
+  std::array<std::optional<core::Class>, core::kMaxRails + 2> lowest;
   while (core_.has_actions()) {
     for (const core::Action& action : core_.take_actions()) {
       if (const auto* start = std::get_if<core::StartChunk>(&action)) {
@@ -164,12 +169,15 @@ void SimulatedRank::carry_out_actions() {
                       {"slot", start->slot},
                       {"into", start->into},
                       {"from", start->from},
+                      {"peer", start->peer},
                       {"offset", start->range.offset},
                       {"bytes", start->range.bytes},
                       {"class", static_cast<std::uint64_t>(start->urgency)}});
         checks_.started(*start);
         if (start->into != cache::kNoEntry) node().writes(*start);
         if (start->from != cache::kNoEntry) node().reads(start->from, start->layer, start->expert, start->version);
+        if (start->peer != kNoRank)
+          world_.ranks[start->peer]->checks().pull_begins(start->peer_slot, start->layer, start->expert, start->version);
         auto& least = lowest[start->lane];
         least = std::max(least.value_or(start->urgency), start->urgency);
         world_.fabric->start(rank_, *start);
@@ -188,7 +196,8 @@ void SimulatedRank::carry_out_actions() {
     }
   }
   for (core::LaneNumber lane = 0; lane < lowest.size(); ++lane) {
-    if (lowest[lane]) checks_.order(lane, *lowest[lane], core_.most_urgent_queued(lane));
+    if (!lowest[lane]) continue;
+    checks_.order(lane, *lowest[lane], core_.most_urgent_queued(lane));
   }
   checks_.settled(core_, slab_);
 }
@@ -213,6 +222,7 @@ void SimulatedRank::arm_deadline() {
 void SimulatedRank::end_use(const core::StartChunk& chunk) {
   if (chunk.into != cache::kNoEntry) node().ends(chunk.into);
   if (chunk.from != cache::kNoEntry) node().ends(chunk.from);
+  if (chunk.peer != kNoRank) world_.ranks[chunk.peer]->checks().pull_ends(chunk.peer_slot);
 }
 
 void SimulatedRank::give_back(core::LayerNumber layer) {
@@ -220,7 +230,6 @@ void SimulatedRank::give_back(core::LayerNumber layer) {
 }
 
 void SimulatedRank::chunk_done(const core::StartChunk& chunk, const Status& status) {
-  end_use(chunk);
   log("done", {{"chunk", chunk.chunk}, {"status", code(status)}});
   checks_.ended(chunk);
   core_.chunk_done(chunk.chunk, status, now());

@@ -83,6 +83,8 @@ class SimulatedRank {
   /// Where a chunk lands, or is copied from.
   std::byte* destination(const core::StartChunk& chunk);
   const std::byte* entry(cache::EntryIndex entry) const { return cache_->payload(entry); }
+  const std::byte* slot(core::SlotIndex slot) { return memory_.slot(slot); }
+  Checks& checks() { return checks_; }
   /// When all is over: nothing is under way, all slots came back.
   void check_rest();
   /// Adds what core and cache have counted to the report.

@@ -24,6 +24,7 @@ struct Report {
   std::uint64_t virtual_events = 0;
   std::uint64_t chunks = 0, failed_chunks = 0, background_chunks = 0;
   std::uint64_t network_bytes = 0, copy_bytes = 0;  // that arrived
+  std::uint64_t pulled_bytes = 0;                   // of those copied, out of another rank's slot
   std::uint64_t distinct_network_bytes = 0;         // counting each expert and version once per node
   std::uint64_t repeated_network_bytes = 0;         // that arrived at a node that had asked for them before
   std::map<cardea_path_t, std::uint64_t> views;

@@ -7,6 +7,7 @@
 
 #include "lib/core/segment_layout.h"
 #include "lib/transport/sim/virtual_time.h"
+#include "perf/simulator/cluster.h"
 #include "perf/simulator/event_log.h"
 #include "perf/simulator/node_memory.h"
 #include "perf/simulator/plan.h"
@@ -28,6 +29,7 @@ struct World {
   sim::VirtualTime time;
   Report report;
   core::SegmentLayout layout;
+  const Cluster cluster;
   std::uint64_t fault_span = 0;
   std::uint64_t ended = 0;                         // ranks that have nothing more to do, or are no more
   std::vector<std::unique_ptr<NodeMemory>> nodes;  // empty without node cache

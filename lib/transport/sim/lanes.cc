@@ -26,7 +26,7 @@ LaneId Lanes::add(std::uint64_t bytes_per_second) {
   return static_cast<LaneId>(lanes_.size() - 1);
 }
 
-TransferId Lanes::start(LaneId first, LaneId second, std::uint64_t bytes, Nanoseconds latency, std::function<void()> left,
+TransferId Lanes::start(std::vector<Hop> path, std::uint64_t bytes, std::function<void()> left,
                         std::function<void()> arrived) {
   std::uint32_t slot = 0;
   if (free_.empty()) {
@@ -38,17 +38,16 @@ TransferId Lanes::start(LaneId first, LaneId second, std::uint64_t bytes, Nanose
   }
   Transfer& transfer = transfers_[slot];
   ++transfer.generation;
-  transfer.first = first;
-  transfer.second = second;
+  transfer.path = std::move(path);
+  transfer.entered = 0;
   transfer.bytes = bytes;
-  transfer.latency = latency;
   transfer.on_left = std::move(left);
   transfer.on_arrived = std::move(arrived);
   const TransferId id = TransferId{transfer.generation} << 32 | slot;
   if (sharing_ == Sharing::kFair) {
     start_fair(slot);
   } else {
-    start_fifo(slot);
+    enter(slot, Clock::time_point::min());
   }
   return id;
 }
@@ -111,8 +110,7 @@ void Lanes::start_fair(std::uint32_t slot) {
   transfer.rate = 0;
   transfer.settled = time_.now();
   transfer.leaving = time_.at(Clock::time_point::max(), [this, slot] { leave_fair(slot); });
-  join(transfer.first, slot);
-  if (transfer.second != kNoLane) join(transfer.second, slot);
+  for (const Hop& hop : transfer.path) join(hop.lane, slot);
 }
 
 void Lanes::leave_fair(std::uint32_t slot) {
@@ -120,7 +118,9 @@ void Lanes::leave_fair(std::uint32_t slot) {
   transfer.leaving = kNoTimer;
   settle(transfer);
   const auto left = std::exchange(transfer.on_left, nullptr);
-  if (transfer.on_arrived) (void)time_.at(time_.now() + transfer.latency, std::exchange(transfer.on_arrived, nullptr));
+  Nanoseconds latency{0};
+  for (const Hop& hop : transfer.path) latency += hop.latency;
+  if (transfer.on_arrived) (void)time_.at(time_.now() + latency, std::exchange(transfer.on_arrived, nullptr));
   part(transfer, slot);
   release(slot);
   if (left) left();
@@ -135,8 +135,7 @@ void Lanes::settle(Transfer& transfer) {
   const auto whole_left = static_cast<std::uint64_t>((transfer.remaining + ((Wide{1} << kUnitBits) - 1)) >> kUnitBits);
   const std::uint64_t newly = transfer.bytes - whole_left - transfer.done;
   transfer.done += newly;
-  lanes_[transfer.first].counted.bytes += newly;
-  if (transfer.second != kNoLane) lanes_[transfer.second].counted.bytes += newly;
+  for (const Hop& hop : transfer.path) lanes_[hop.lane].counted.bytes += newly;
 }
 
 void Lanes::join(LaneId id, std::uint32_t slot) {
@@ -148,8 +147,7 @@ void Lanes::join(LaneId id, std::uint32_t slot) {
 }
 
 void Lanes::part(const Transfer& transfer, std::uint32_t slot) {
-  for (const LaneId id : {transfer.first, transfer.second}) {
-    if (id == kNoLane) continue;
+  for (const auto& [id, latency] : transfer.path) {
     Lane& lane = lanes_[id];
     lane.active.erase(std::find(lane.active.begin(), lane.active.end(), slot));
     if (lane.active.empty()) lane.counted.busy += time_.now() - lane.busy_since;
@@ -180,8 +178,10 @@ void Lanes::reshare(LaneId id) {
   const std::uint64_t own = share(id);
   for (const std::uint32_t slot : lanes_[id].active) {
     Transfer& transfer = transfers_[slot];
-    const LaneId other = transfer.first == id ? transfer.second : transfer.first;
-    const std::uint64_t rate = other == kNoLane ? own : std::min(own, share(other));
+    std::uint64_t rate = own;
+    for (const Hop& hop : transfer.path) {
+      if (hop.lane != id) rate = std::min(rate, share(hop.lane));
+    }
     if (rate == transfer.rate) continue;
     settle(transfer);
     transfer.rate = rate;
@@ -192,25 +192,27 @@ void Lanes::reshare(LaneId id) {
 
 // ---- first come, first served
 
-void Lanes::start_fifo(std::uint32_t slot) {
+/// The next lane of its path, the last byte coming to it no sooner than told.
+void Lanes::enter(std::uint32_t slot, Clock::time_point last_byte) {
   Transfer& transfer = transfers_[slot];
-  Lane& lane = lanes_[transfer.first];
+  const bool first = transfer.entered == 0;
+  const Hop hop = transfer.path[transfer.entered++];
+  Lane& lane = lanes_[hop.lane];
   const Clock::time_point begin = std::max(time_.now(), lane.free_at);
-  const Nanoseconds needed = duration(transfer.bytes, lane.bytes_per_second);
-  const Clock::time_point end = begin + needed;
+  const Clock::time_point end = std::max(begin + duration(transfer.bytes, lane.bytes_per_second), last_byte);
   lane.free_at = end;
-  lane.counted.busy += needed;
+  lane.counted.busy += end - begin;
   lane.counted.bytes += transfer.bytes;
   ++lane.counted.transfers;
-  transfer.leaving = time_.at(end, [this, slot] { leave_fifo(slot); });
-  if (transfer.second == kNoLane) {
-    transfer.between_lanes = false;
-    transfer.arriving = time_.at(end + transfer.latency, std::exchange(transfer.on_arrived, nullptr));
+  if (first) transfer.leaving = time_.at(end, [this, slot] { leave_fifo(slot); });
+  transfer.arriving = kNoTimer;
+  transfer.between_lanes = transfer.entered < transfer.path.size();
+  if (transfer.between_lanes) {
+    (void)time_.at(begin + hop.latency, [this, slot, end, hop] { enter(slot, end + hop.latency); });
     return;
   }
-  transfer.between_lanes = true;
-  transfer.arriving = kNoTimer;
-  (void)time_.at(begin + transfer.latency, [this, slot, end] { enter_second(slot, end + transfers_[slot].latency); });
+  if (transfer.on_arrived) transfer.arriving = time_.at(end + hop.latency, std::exchange(transfer.on_arrived, nullptr));
+  if (transfer.leaving == kNoTimer) release(slot);
 }
 
 void Lanes::leave_fifo(std::uint32_t slot) {
@@ -219,19 +221,6 @@ void Lanes::leave_fifo(std::uint32_t slot) {
   const auto left = std::exchange(transfer.on_left, nullptr);
   if (!transfer.between_lanes) release(slot);
   if (left) left();
-}
-
-void Lanes::enter_second(std::uint32_t slot, Clock::time_point last_byte) {
-  Transfer& transfer = transfers_[slot];
-  transfer.between_lanes = false;
-  Lane& lane = lanes_[transfer.second];
-  const Clock::time_point begin = std::max(time_.now(), lane.free_at);
-  lane.free_at = std::max(begin + duration(transfer.bytes, lane.bytes_per_second), last_byte);
-  lane.counted.busy += lane.free_at - begin;
-  lane.counted.bytes += transfer.bytes;
-  ++lane.counted.transfers;
-  if (transfer.on_arrived) transfer.arriving = time_.at(lane.free_at, std::exchange(transfer.on_arrived, nullptr));
-  if (transfer.leaving == kNoTimer) release(slot);
 }
 
 }  // namespace cardea::sim

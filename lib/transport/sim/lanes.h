@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The bandwidth model of simulations: lanes, which are one direction of one physical path, and transfers, each over one
-// lane (a copy within a node) or two (out of one NIC and into another). Integer arithmetic; not thread-safe.
+// lane (a copy within a node), two (out of one NIC and into another) or more (PCIe switches on the way). Integer
+// arithmetic; not thread-safe.
 //
 // kFair, the default, is a fluid model. A transfer moves at the least of bandwidth / transfers over its lanes, from the
 // moment it is started; what one lane denies it, the other does not give to others (so a rate is a lower bound of the
@@ -8,13 +9,14 @@
 // its bytes have moved and arrives `latency` later.
 //
 // kFifo serves one transfer at a time on each lane. The first lane serves in order of start. The first byte comes to the
-// second lane `latency` after the first lane began with it, and queues there in order of that arrival; the transfer passes
-// on while it still comes in (cut-through), no faster than either lane, and what waits between the lanes waits in a network
+// next lane `latency` after the lane before began with it, and queues there in order of that arrival; the transfer passes
+// on while it still comes in (cut-through), no faster than any lane, and what waits between lanes waits in a network
 // without limits, so that a slow receiver does not hold back its senders' other transfers.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <utility>
 #include <vector>
 
 #include "lib/transport/sim/virtual_time.h"
@@ -26,6 +28,12 @@ enum class Sharing { kFair, kFifo };
 using LaneId = std::uint32_t;
 inline constexpr LaneId kNoLane = UINT32_MAX;
 using TransferId = std::uint64_t;  // never reused; 0 is none
+
+/// A lane of a transfer's path, and what its first byte takes from there to the next lane, or from the last one to its end.
+struct Hop {
+  LaneId lane = kNoLane;
+  Nanoseconds latency{0};
+};
 
 struct LaneStatistics {
   std::uint64_t transfers = 0;  // begun
@@ -42,8 +50,14 @@ class Lanes {
   /// `bytes_per_second` from 10^6 to 2^43.
   LaneId add(std::uint64_t bytes_per_second);
   /// `left` runs when the last byte has left the first lane, `arrived` when it is there, both as events, in this order.
+  TransferId start(std::vector<Hop> path, std::uint64_t bytes, std::function<void()> left, std::function<void()> arrived);
+  /// Over one lane (`second` is kNoLane), or two with the latency between them.
   TransferId start(LaneId first, LaneId second, std::uint64_t bytes, Nanoseconds latency, std::function<void()> left,
-                   std::function<void()> arrived);
+                   std::function<void()> arrived) {
+    std::vector<Hop> path = {{first, latency}};
+    if (second != kNoLane) path.push_back({second, Nanoseconds(0)});
+    return start(std::move(path), bytes, std::move(left), std::move(arrived));
+  }
   /// Ends a transfer: nothing of it runs any more. False if it has left or is unknown. With kFifo it keeps its place: the
   /// bytes were queued.
   bool abort(TransferId transfer);
@@ -61,12 +75,12 @@ class Lanes {
   };
   struct Transfer {
     std::uint32_t generation = 0;
-    LaneId first = kNoLane, second = kNoLane;
+    std::vector<Hop> path;
+    std::size_t entered = 0;  // kFifo: lanes of the path
     std::uint64_t bytes = 0;
-    Nanoseconds latency{0};
     TimerId leaving = kNoTimer;     // not kNoTimer from start to leaving or abort
-    bool between_lanes = false;     // kFifo: the first byte is on its way to the second lane, and needs this slot
-    TimerId arriving = kNoTimer;    // kFifo, since the second lane was entered
+    bool between_lanes = false;     // kFifo: the first byte is on its way to another lane, and needs this slot
+    TimerId arriving = kNoTimer;    // kFifo, since the last lane was entered
     std::uint64_t rate = 0;         // kFair: kUnit-th bytes per ns
     std::uint64_t done = 0;         // kFair: bytes that statistics have counted
     Clock::time_point settled{};    // kFair: when the remainder was true
@@ -85,9 +99,8 @@ class Lanes {
   void reshare_later(LaneId lane);
   void reshare(LaneId lane);
 
-  void start_fifo(std::uint32_t slot);
+  void enter(std::uint32_t slot, Clock::time_point last_byte);
   void leave_fifo(std::uint32_t slot);
-  void enter_second(std::uint32_t slot, Clock::time_point last_byte);
 
   VirtualTime& time_;
   const Sharing sharing_;

@@ -21,6 +21,7 @@ struct Sources {
 
   /// CARDEA_TOPO_FILE, else NCCL_TOPO_FILE; CUDA_VISIBLE_DEVICES; default_measured_path().
   static Sources from_environment();
+  friend bool operator==(const Sources&, const Sources&) = default;
 };
 
 /// CONFIGURATION if a file that was named is wrong or contradicts the machine; SYSTEM if discovery fails.

@@ -76,13 +76,55 @@ Result<std::shared_ptr<Context>> Context::join(ContextNumber number, const carde
   if (const Status status = log::configure_from_environment(); !status.ok()) return status;
   Result<Settings> settings = settings_of(config, bootstrap::process_environment());
   if (!settings.ok()) return settings.status();
-  const auto deadline = Clock::now() + settings->setup_timeout;
+  const std::shared_ptr<Context> context(new Context(number, std::move(*settings)));
+  if (const Status status = context->know_machine(); !status.ok()) return status;
+  const auto deadline = Clock::now() + context->settings_.setup_timeout;
   Result<std::unique_ptr<bootstrap::Exchange>> exchange = make_exchange(config, deadline);
   if (!exchange.ok()) return exchange.status();
   if (const Status status = log::open_file((*exchange)->rank()); !status.ok()) return status;
-  const std::shared_ptr<Context> context(new Context(number, std::move(*settings)));
   if (const Status status = context->form(**exchange, deadline); !status.ok()) return status;
   return context;
+}
+
+Status Context::know_machine() {
+  if (settings_.affinity == "off") return {};
+  topology::Sources sources = topology::Sources::from_environment();
+  sources.measured.clear();  // figures measured here change no place
+  Result<std::shared_ptr<const topology::Machine>> machine = Registry::get().machine(sources);
+  if (machine.ok()) {
+    machine_ = std::move(*machine);
+  } else if (machine.status().code() == CARDEA_ERR_CONFIGURATION) {
+    return machine.status();
+  } else {
+    log::print(log::Level::kWarn, "?", "api", "the machine is not known, so nothing is bound: {}",
+               machine.status().message());
+  }
+  return {};
+}
+
+Status Context::find_place(const std::vector<Rank>& node_ranks) {
+  if (machine_ == nullptr) return {};
+  std::vector<Rank> here = node_ranks;
+  if (!settings_.node_id.empty()) {
+    // Nodes that one machine plays share its cores.
+    here.clear();
+    for (Rank rank = 0; rank < hosts_.size(); ++rank) {
+      if (hosts_[rank] == hosts_[self_]) here.push_back(rank);
+    }
+  }
+  const auto local = static_cast<unsigned>(std::find(here.begin(), here.end(), self_) - here.begin());
+  Result<RankPlace> place = place_rank(*machine_, local, static_cast<unsigned>(here.size()), settings_.affinity,
+                                       [](const std::string& device) { return active_port(device); });
+  if (!place.ok()) return place.status();
+  place_ = std::move(*place);
+  log::print(log::Level::kInfo, std::to_string(self_), "api", "{}: {}", machine_->name(), place_.text());
+  return {};
+}
+
+void Context::bind_engine() {
+  if (place_.cpus.empty() || bind_thread(thread_.native_handle(), place_.cpus)) return;
+  log::print(log::Level::kWarn, std::to_string(self_), "api", "the engine thread cannot be bound as wanted: {}",
+             place_.text());
 }
 
 Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) {
@@ -93,6 +135,7 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   if (!membership.ok()) return membership.status();
   node_of_ = membership->node_of;
   hosts_ = membership->host_names;
+  if (const Status status = find_place(membership->node_ranks); !status.ok()) return status;
 
   make_node_cache(*membership, deadline);
   engine::RuntimeOptions options{self_, node_of_, settings_.chunk_bytes, settings_.chunks_in_flight};
@@ -102,10 +145,12 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   if (node_cache_) {
     options.cache = node_cache_.get();
     options.node_ranks = membership->node_ranks;
-    options.back = [arena = &*engine_->arena](std::uint64_t offset, std::uint64_t bytes) {
+    options.back = [arena = &*engine_->arena, numa = place_.numa](std::uint64_t offset, std::uint64_t bytes) {
+      const NumaPreference near(numa);  // of the arena, this rank's part is what it fills first
       return arena->back(offset, bytes);
     };
   }
+  options.numa = place_.numa;
   runtime_ = std::make_unique<engine::Runtime>(engine_->executor, *this, std::move(options));
   if (const Status status = start_recording(*membership); !status.ok()) return status;
   std::vector<Rank> shm_peers;
@@ -119,6 +164,7 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
     ucx.self = self_;
     ucx.job_id = exchange.job_id();
     ucx.secret = exchange.secret();
+    ucx.defaults = place_.ucx_settings();
     // While chunks are on their way, the next completion is nearer than a sleep and a wake-up.
     ucx.spin = std::chrono::microseconds(50);
     Result<std::unique_ptr<transport::Transport>> transport = transport::make_ucx_transport(engine_->io, *runtime_, ucx);
@@ -144,6 +190,7 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   pthread_sigmask(SIG_SETMASK, &all, &before);
   thread_ = std::thread([io = &engine_->io] { io->run(); });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  bind_engine();
   pthread_setname_np(thread_.native_handle(), "cardea-engine");
   return {};
 }

@@ -16,6 +16,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "lib/api/affinity.h"
 #include "lib/api/handles.h"
 #include "lib/api/settings.h"
 #include "lib/base/unique_fd.h"
@@ -156,6 +157,9 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   struct Engine;
 
   Context(ContextNumber number, Settings settings);
+  Status know_machine();
+  Status find_place(const std::vector<Rank>& node_ranks);
+  void bind_engine();
   Status form(bootstrap::Exchange& exchange, Clock::time_point deadline);
   Status start_recording(const shm::Membership& membership);
   void make_node_cache(const shm::Membership& membership, Clock::time_point deadline);
@@ -173,6 +177,8 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   std::unique_ptr<engine::Runtime> runtime_;
   std::unique_ptr<telemetry::Consumer> consumer_;  // of the runtime's records, if anything is written of them
   std::thread thread_;
+  std::shared_ptr<const topology::Machine> machine_;  // null if it is not known, or nobody wants to
+  RankPlace place_;
   UniqueFd event_;
   bool event_raised_ = false;
   std::condition_variable changed_;

@@ -84,4 +84,9 @@ std::uint64_t Registry::next_environment_instance() {
   return environment_instances_++;
 }
 
+Result<std::shared_ptr<const topology::Machine>> Registry::machine(const topology::Sources& sources) {
+  const std::lock_guard held(machine_mutex_);
+  return machine_.get(sources);
+}
+
 }  // namespace cardea::api

@@ -13,6 +13,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "lib/api/affinity.h"
 #include "lib/api/handles.h"
 #include "lib/base/status.h"
 #include "lib/bootstrap/meeting_point.h"
@@ -39,6 +40,8 @@ class Registry {
   void drop_finished();
   /// Counts the contexts made from the environment, which all ranks make in the same order.
   std::uint64_t next_environment_instance();
+  /// The machine of this process, found once for all contexts. Errors as topology::discover.
+  Result<std::shared_ptr<const topology::Machine>> machine(const topology::Sources& sources);
 
  private:
   explicit Registry(ContextNumber inherited) : inherited_(inherited), next_(inherited + 1) {}
@@ -50,6 +53,8 @@ class Registry {
   std::atomic<ContextNumber> next_;  // read by the child of a fork without the mutex
   std::vector<std::unique_ptr<bootstrap::MeetingPoint>> meeting_points_;
   std::uint64_t environment_instances_ = 0;
+  std::mutex machine_mutex_;
+  KnownMachine machine_;
   const Registry* parents_ = nullptr;  // after a fork; left as it is, and never freed
 };
 

@@ -43,6 +43,8 @@ Result<Settings> settings_of(const cardea_config_t& config, const bootstrap::Env
   Settings settings;
   settings.node_id = config.node_id != nullptr ? config.node_id : environment("CARDEA_NODE_ID").value_or("");
 
+  settings.affinity = environment("CARDEA_AFFINITY").value_or("auto");
+
   constexpr std::uint64_t kSecond = 1'000'000'000;
   constexpr std::uint64_t kLongestSeconds = 7 * 24 * 3600;
   Result<std::uint64_t> seconds = number(environment, "CARDEA_SETUP_TIMEOUT", {1, kLongestSeconds}, 60);

@@ -36,6 +36,9 @@ inline constexpr std::array kVariables = {
              "node cache, shared by the ranks of a node; its lowest rank's value counts; 0: none"},
     Variable{"CARDEA_PREFETCH_BYTES", "bytes", "half of the node cache",
              "of the node cache, that prefetches which nobody has read may fill"},
+    Variable{"CARDEA_AFFINITY", "text", "auto",
+             "what a rank uses of its machine: auto, off, or words such as nic=mlx5_2 numa=NUMA1 cpus=8-15"},
+    Variable{"CARDEA_TOPO_FILE", "path", "NCCL_TOPO_FILE", "topology file laid over what is found of the machine"},
     Variable{"CARDEA_DEBUG", "ERROR, VERSION, WARN, INFO or TRACE", "WARN",
              "least severe messages shown; VERSION: errors, and the versions of all that is in use"},
     Variable{"CARDEA_DEBUG_SUBSYS", "names, or ^names", "ALL", "which subsystems tell INFO and TRACE; after ^ which do not"},
@@ -46,6 +49,7 @@ inline constexpr std::array kVariables = {
 
 struct Settings {
   std::string node_id;
+  std::string affinity;  // auto, off, or words of api/affinity.h
   Nanoseconds setup_timeout{};
   std::uint64_t chunk_bytes = 0;
   std::uint32_t chunks_in_flight = 0;

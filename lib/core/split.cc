@@ -100,7 +100,9 @@ void Core::help_others(Clock::time_point now) {
 void Core::go_on_swap(Transfer& transfer, Clock::time_point now) {
   if (!transfer.abandoned && transfer.next_chunk < transfer.chunks.size()) {
     const cache::EntryIndex entry = transfers_.at(transfer.origin).entry;
-    set_recheck(transfer, std::min(now + kLookAgain, cache_->copy_overdue_at(entry).value_or(now + kLookAgain)));
+    // What is overdue already waits for this rank's lane, not for time.
+    const auto overdue = cache_->copy_overdue_at(entry);
+    set_recheck(transfer, overdue && *overdue > now ? std::min(*overdue, now + kLookAgain) : now + kLookAgain);
     put_on(transfer);
     return pump_rails(transfer, now);
   }

@@ -238,6 +238,7 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
       slab->device_memory = std::move(memory.own);
       data = slab->device_memory->data();
     } else {
+      const NumaPreference near(options_.numa);
       Result<LandingMemory> landing = LandingMemory::create(plan->bytes);
       if (!landing.ok()) return landing.status().within(fmt::format("slab of {} slots, {} bytes", slots, plan->bytes));
       slab->memory = std::move(*landing);

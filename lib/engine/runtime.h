@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "lib/base/executor.h"
+#include "lib/base/numa_preference.h"
 #include "lib/core/core.h"
 #include "lib/cuda/copier.h"
 #include "lib/engine/dump.h"
@@ -57,6 +58,7 @@ struct RuntimeOptions {
   std::size_t record = 0;             // records that the recorder's ring holds; 0: none is made
   /// Brings in memory of the cache's payload before it is written for the first time; unset: all of it is there.
   std::function<Status(std::uint64_t offset, std::uint64_t bytes)> back;
+  std::optional<unsigned> numa;  // of the operating system's NUMA nodes, the one where memory should come from
   int cuda_device = -1;  // this rank's GPU; -1: that of the thread that uses device memory first
 };
 
@@ -150,7 +152,10 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   bool close_device(Nanoseconds patience);
 
   // ---- memory and slabs
-  Result<RegionNumber> allocate(std::uint64_t bytes) { return regions_.allocate(bytes); }
+  Result<RegionNumber> allocate(std::uint64_t bytes) {
+    const NumaPreference near(options_.numa);
+    return regions_.allocate(bytes);
+  }
   RegionNumber register_private(void* base, std::uint64_t bytes) { return regions_.add_private(base, bytes, false); }
   Regions::Region& region(RegionNumber number) { return regions_.at(number); }
   /// BUSY while layers lie in it.

@@ -46,6 +46,7 @@ TEST(SimulatedJobs, KeepTheRulesWhateverHappens) {
     sum.bytes_checked += report->bytes_checked;
     sum.waits += report->waits;
     sum.jumps += report->jumps;
+    sum.pulled_bytes += report->pulled_bytes;
   });
   if (test::number_from_environment("TEST_SEEDS", kSeeds) < 100) return;  // too few to have everything in them
   for (const cardea_path_t path : {CARDEA_PATH_HOME, CARDEA_PATH_NODE_MAPPED, CARDEA_PATH_NODE_COPY, CARDEA_PATH_NETWORK})
@@ -62,6 +63,7 @@ TEST(SimulatedJobs, KeepTheRulesWhateverHappens) {
   EXPECT_GT(sum.collected, 0u);
   EXPECT_GT(sum.wasted_bytes, 0u);
   EXPECT_GT(sum.bytes_checked, 0u);
+  EXPECT_GT(sum.pulled_bytes, 0u);
   EXPECT_GT(sum.waits, 0u) << "no view that nobody had taken was taken back";
   std::printf("%llu chunks, %llu went before more urgent ones\n", static_cast<unsigned long long>(sum.chunks),
               static_cast<unsigned long long>(sum.jumps));

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a rank uses of its machine: machines from files, ports as a test wants them.
+#include "lib/api/affinity.h"
+
+#include <gtest/gtest.h>
+#include <linux/mempolicy.h>
+
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "lib/base/numa_preference.h"
+#include "tests/api/api_job.h"
+
+namespace cardea::api {
+namespace {
+
+topology::Machine machine(const std::string& name) {
+  Result<topology::Machine> made = topology::machine_from_file(CARDEA_SOURCE_DIR "/topology/machines/" + name + ".xml");
+  EXPECT_TRUE(made.ok()) << made.status().message();
+  return std::move(made).value();
+}
+
+/// Every RDMA device has its first port up.
+std::optional<std::string> all_up(const std::string& device) {
+  if (device.rfind("mlx5_", 0) != 0) return std::nullopt;
+  return device + ":1";
+}
+
+RankPlace place(const topology::Machine& of, unsigned local, unsigned locals, const std::string& wish = "auto") {
+  const Result<RankPlace> placed = place_rank(of, local, locals, wish, all_up);
+  EXPECT_TRUE(placed.ok()) << placed.status().message();
+  return placed.ok() ? *placed : RankPlace{};
+}
+
+TEST(RankPlace, IsNearItsGpu) {
+  const topology::Machine dgx = machine("dgx-a100");
+  for (unsigned local = 0; local < 8; ++local) {
+    const RankPlace own = place(dgx, local, 8);
+    EXPECT_EQ(own.gpu, "GPU" + std::to_string(local));
+    EXPECT_EQ(own.nics, std::vector<std::string>{"mlx5_" + std::to_string(local / 2) + ":1"}) << local;
+    EXPECT_EQ(own.numa, local / 4);
+    EXPECT_EQ(own.cpus.size(), 32u) << "16 cores of two processors each";
+  }
+}
+
+TEST(RankPlace, NoTwoRanksHaveOneNicWhereThereIsOneForEach) {
+  const topology::Machine hgx = machine("hgx-h200");
+  std::set<std::string> taken;
+  for (unsigned local = 0; local < 8; ++local) taken.insert(place(hgx, local, 8).nics.at(0));
+  EXPECT_EQ(taken.size(), 8u);
+}
+
+TEST(RankPlace, ProcessorsAreDealtWithoutOverlap) {
+  const topology::Machine dgx = machine("dgx-a100");
+  std::set<unsigned> seen;
+  for (unsigned local = 0; local < 8; ++local) {
+    for (const unsigned cpu : place(dgx, local, 8).cpus) EXPECT_TRUE(seen.insert(cpu).second) << "processor " << cpu;
+  }
+}
+
+TEST(RankPlace, MoreNicsThanRanksAreUsedTogether) {
+  const RankPlace own = place(machine("hgx-h200"), 0, 4);
+  EXPECT_EQ(own.nics.size(), 2u);
+  const auto settings = own.ucx_settings();
+  ASSERT_EQ(settings.size(), 2u);
+  EXPECT_EQ(settings[0].first, "NET_DEVICES");
+  EXPECT_EQ(settings[0].second, own.nics[0] + "," + own.nics[1]);
+  EXPECT_EQ(settings[1], (std::pair<std::string, std::string>("MAX_RNDV_RAILS", "2")));
+}
+
+TEST(RankPlace, FewCoresAreLeftToTheKernel) {
+  // Eight ranks on two cores of one NUMA node: nothing to bind, nothing to choose.
+  topology::Description small;
+  small.add({.kind = topology::DeviceKind::kMachine});
+  const topology::DeviceId package = small.add({.kind = topology::DeviceKind::kPackage, .parent = 0, .os_index = 0});
+  small.add({.kind = topology::DeviceKind::kNumaNode, .parent = package, .os_index = 0, .cores = {{0}, {1}}});
+  const Result<topology::Machine> machine = topology::assemble(small);
+  ASSERT_TRUE(machine.ok()) << machine.status().message();
+  const RankPlace own = place(*machine, 5, 8);
+  EXPECT_TRUE(own.cpus.empty());
+  EXPECT_EQ(own.numa, std::nullopt);
+  EXPECT_TRUE(own.nics.empty());
+  EXPECT_TRUE(own.ucx_settings().empty()) << "UCX chooses as ever";
+  EXPECT_EQ(place(*machine, 0, 1).cpus, (std::vector<unsigned>{0, 1}));
+}
+
+TEST(RankPlace, WishesReplaceWhatIsComputed) {
+  const topology::Machine dgx = machine("dgx-a100");
+  const RankPlace own = place(dgx, 0, 8, "nic=mlx5_3,mlx5_2 numa=NUMA1 cpus=8-10");
+  EXPECT_EQ(own.nics, (std::vector<std::string>{"mlx5_3:1", "mlx5_2:1"}));
+  EXPECT_EQ(own.numa, 1u);
+  EXPECT_EQ(own.cpus, (std::vector<unsigned>{8, 9, 10}));
+  EXPECT_EQ(own.text(), "GPU0, NICs mlx5_3:1,mlx5_2:1, memory on NUMA node 1, engine thread on 8-10");
+  const RankPlace off = place(dgx, 0, 8, "off");
+  EXPECT_TRUE(off.nics.empty() && off.cpus.empty() && !off.numa);
+}
+
+TEST(RankPlace, AWishThatMakesNoSenseIsNamed) {
+  const topology::Machine dgx = machine("dgx-a100");
+  for (const char* const wish : {"nic=mlx5_9", "sideways", "numa=NUMA7", "cpus=x", "rank=1", "on"}) {
+    const Result<RankPlace> wrong = place_rank(dgx, 0, 8, wish, all_up);
+    ASSERT_FALSE(wrong.ok()) << wish;
+    EXPECT_EQ(wrong.status().code(), CARDEA_ERR_CONFIGURATION);
+    EXPECT_NE(wrong.status().message().find("CARDEA_AFFINITY"), std::string::npos) << wrong.status().message();
+  }
+  const auto none_up = [](const std::string&) { return std::nullopt; };
+  EXPECT_FALSE(place_rank(dgx, 0, 8, "nic=mlx5_1", none_up).ok());
+}
+
+TEST(RankPlace, APortThatIsDownIsNotChosen) {
+  const topology::Machine dgx = machine("dgx-a100");
+  const auto first_is_down = [](const std::string& device) { return device == "mlx5_0" ? std::nullopt : all_up(device); };
+  const Result<RankPlace> own = place_rank(dgx, 0, 8, "auto", first_is_down);
+  ASSERT_TRUE(own.ok());
+  EXPECT_EQ(own->nics, std::vector<std::string>{"mlx5_1:1"}) << "the next one of the socket";
+  const auto one_is_up = [](const std::string& device) { return device == "mlx5_2" ? all_up(device) : std::nullopt; };
+  EXPECT_TRUE(place_rank(dgx, 0, 8, "auto", one_is_up)->nics.empty()) << "there is nothing to choose";
+}
+
+TEST(ActivePort, IsTheFirstThatTheKernelCallsActive) {
+  const std::filesystem::path sys = std::filesystem::temp_directory_path() / ("cardea-ports-" + std::to_string(getpid()));
+  const auto write = [&](const std::string& device, int port, const char* state) {
+    const auto directory = sys / "class" / "infiniband" / device / "ports" / std::to_string(port);
+    std::filesystem::create_directories(directory);
+    std::ofstream(directory / "state") << state << "\n";
+  };
+  write("mlx5_0", 1, "1: DOWN");
+  write("mlx5_0", 2, "4: ACTIVE");
+  write("mlx5_1", 1, "2: INIT");
+  EXPECT_EQ(active_port("mlx5_0", sys.string()), "mlx5_0:2");
+  EXPECT_EQ(active_port("mlx5_1", sys.string()), std::nullopt);
+  EXPECT_EQ(active_port("eth0", sys.string()), std::nullopt);
+  EXPECT_EQ(active_port("../infiniband/mlx5_0", sys.string()), std::nullopt) << "names come from files";
+  std::filesystem::remove_all(sys);
+}
+
+TEST(KnownMachine, IsFoundOnce) {
+  KnownMachine known;
+  topology::Sources sources;
+  sources.recorded = CARDEA_SOURCE_DIR "/topology/machines/dgx-a100.xml";
+  const auto first = known.get(sources);
+  ASSERT_TRUE(first.ok()) << first.status().message();
+  EXPECT_EQ(known.get(sources)->get(), first->get());
+  sources.recorded = CARDEA_SOURCE_DIR "/topology/machines/hgx-h200.xml";
+  EXPECT_NE((*known.get(sources))->name(), (*first)->name()) << "another file is another machine";
+  sources.recorded = "/no/such/file";
+  EXPECT_EQ(known.get(sources).status().code(), CARDEA_ERR_CONFIGURATION);
+}
+
+int policy_of_this_thread() {
+  int mode = -1;
+  syscall(SYS_get_mempolicy, &mode, nullptr, 0UL, nullptr, 0UL);
+  return mode;
+}
+
+TEST(NumaPreference, HoldsWhileInScopeAndLeavesAPolicyOfTheCallersAlone) {
+  {
+    const NumaPreference near(0u);
+    if (!near.active()) GTEST_SKIP() << "this system lets nobody set a memory policy";
+    EXPECT_EQ(policy_of_this_thread(), MPOL_PREFERRED);
+    const NumaPreference inner(0u);
+    EXPECT_FALSE(inner.active()) << "there is a policy already";
+  }
+  EXPECT_EQ(policy_of_this_thread(), MPOL_DEFAULT);
+  const NumaPreference none(std::nullopt);
+  EXPECT_EQ(policy_of_this_thread(), MPOL_DEFAULT);
+}
+
+TEST(BindThread, BindsToTheseProcessors) {
+  std::thread thread([] {
+    cpu_set_t allowed;
+    ASSERT_EQ(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+    unsigned one = 0;
+    while (!CPU_ISSET(one, &allowed)) ++one;
+    ASSERT_TRUE(bind_thread(pthread_self(), {one}));
+    ASSERT_EQ(sched_getaffinity(0, sizeof allowed, &allowed), 0);
+    EXPECT_EQ(CPU_COUNT(&allowed), 1);
+    EXPECT_TRUE(CPU_ISSET(one, &allowed));
+    EXPECT_FALSE(bind_thread(pthread_self(), {100'000})) << "no such processor";
+    EXPECT_FALSE(bind_thread(pthread_self(), {}));
+  });
+  thread.join();
+}
+
+TEST(Affinity, AWrongFileOrWishStopsTheCreationOfAContext) {
+  const auto create = [] {
+    test::SharedExchange exchange(1);
+    const cardea_config_t config = exchange.config(0);
+    cardea_context_t context{};
+    const cardea_status_t status = cardea_context_create(&config, &context);
+    if (status == CARDEA_OK) EXPECT_EQ(cardea_context_destroy(context), CARDEA_OK);
+    return status;
+  };
+  setenv("CARDEA_TOPO_FILE", "/no/such/topology.xml", 1);
+  EXPECT_REFUSED(CARDEA_ERR_CONFIGURATION, {"/no/such/topology.xml"}, create());
+  setenv("CARDEA_AFFINITY", "off", 1);
+  EXPECT_EQ(create(), CARDEA_OK) << "nobody reads the file then";
+  unsetenv("CARDEA_TOPO_FILE");
+  setenv("CARDEA_AFFINITY", "sideways", 1);
+  EXPECT_TRUE(test::refused(CARDEA_ERR_CONFIGURATION, {"CARDEA_AFFINITY", "sideways"}, create()));
+  unsetenv("CARDEA_AFFINITY");
+  EXPECT_EQ(create(), CARDEA_OK);
+}
+
+}  // namespace
+}  // namespace cardea::api

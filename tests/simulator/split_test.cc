@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ranks of a node copy parts of experts out of the node cache and pull the rest from one another. properties_test.cc has
+// the same among faults.
+#include <gtest/gtest.h>
+
+#include "perf/simulator/simulation.h"
+
+namespace cardea::simulator {
+namespace {
+
+constexpr std::uint64_t kExpert = 8 << 10;
+
+/// Two nodes of four ranks, that all want all of 16 experts: 8 of them from the other node.
+Plan two_by_four() {
+  Plan plan;
+  plan.nodes = 2;
+  plan.ranks_per_node = 4;
+  plan.nics = 4;
+  plan.layers = 3;
+  plan.experts = 16;
+  plan.expert_bytes = kExpert;
+  plan.chunk_bytes = 1 << 10;
+  plan.slots = 32;
+  plan.cache_bytes = 1 << 20;
+  plan.copy_rate = 1'000'000'000;
+  plan.swap_rate = 10'000'000'000;
+  plan.expert_time = 0;
+  plan.dense_time = 100'000;
+  plan.bytes = true;
+  return plan;
+}
+
+Report run(const Plan& plan) {
+  const Result<Report> report = simulate(plan);
+  EXPECT_TRUE(report.ok()) << report.status().message();
+  EXPECT_TRUE(report->completed);
+  for (const std::string& what : report->violations) ADD_FAILURE() << what;
+  return *report;
+}
+
+constexpr std::uint64_t kWithinNode = 3 * 2 * 4 * 6 * kExpert;  // layers, nodes, ranks, experts of the node's other ranks
+constexpr std::uint64_t kRemote = 3 * 2 * 8 * kExpert;          // layers, nodes, experts of the other node
+
+TEST(SplitAndSwap, ANodesExpertLeavesHostMemoryOnce) {
+  const Report report = run(two_by_four());
+  EXPECT_EQ(report.copy_bytes, kWithinNode + 4 * kRemote) << "every rank has every expert";
+  EXPECT_EQ(report.pulled_bytes, 3 * kRemote) << "one of four copies a chunk, the others pull it";
+  EXPECT_GT(report.bytes_checked, 0u);
+}
+
+TEST(SplitAndSwap, CanBeSwitchedOff) {
+  Plan plan = two_by_four();
+  plan.split = false;
+  const Report report = run(plan);
+  EXPECT_EQ(report.pulled_bytes, 0u);
+  EXPECT_EQ(report.copy_bytes, kWithinNode + 4 * kRemote);
+}
+
+TEST(SplitAndSwap, IsFasterWhereCopiesAreWhatTakesTime) {
+  Plan plan = two_by_four();
+  const Nanoseconds with = run(plan).time;
+  plan.split = false;
+  EXPECT_GT(run(plan).time.count(), with.count() * 1.15);
+}
+
+TEST(SplitAndSwap, GoesOnWhereSlotsAreFew) {
+  // A slot is needed again before others have pulled from it: they copy for themselves then, and all the same nobody waits.
+  Plan plan = two_by_four();
+  plan.slots = 2;
+  plan.prefetch = false;  // what is taken back of it would be copied again
+  const Report report = run(plan);
+  EXPECT_GT(report.pulled_bytes, 0u);
+  EXPECT_EQ(report.copy_bytes, kWithinNode + 4 * kRemote);
+}
+
+TEST(SplitAndSwap, SurvivesDeathsAndStops) {
+  std::uint64_t pulled = 0, deaths = 0, stops = 0;
+  for (std::uint64_t seed = 1; seed <= 30; ++seed) {
+    Plan plan = two_by_four();
+    plan.seed = seed;
+    plan.slots = 3;
+    plan.deaths = 1;
+    plan.stops = 2;
+    plan.stop_time = 300'000;
+    plan.cache_overdue = 100'000;
+    plan.chunk_delay = 3'000;
+    const Report report = run(plan);
+    pulled += report.pulled_bytes;
+    deaths += report.deaths;
+    stops += report.stops;
+  }
+  EXPECT_GT(pulled, 0u);
+  EXPECT_GT(deaths, 10u);
+  EXPECT_GT(stops, 10u);
+}
+
+}  // namespace
+}  // namespace cardea::simulator

@@ -189,7 +189,9 @@ TEST(Affinity, AWrongFileOrWishStopsTheCreationOfAContext) {
     const cardea_config_t config = exchange.config(0);
     cardea_context_t context{};
     const cardea_status_t status = cardea_context_create(&config, &context);
-    if (status == CARDEA_OK) EXPECT_EQ(cardea_context_destroy(context), CARDEA_OK);
+    if (status == CARDEA_OK) {
+      EXPECT_EQ(cardea_context_destroy(context), CARDEA_OK);
+    }
     return status;
   };
   setenv("CARDEA_TOPO_FILE", "/no/such/topology.xml", 1);

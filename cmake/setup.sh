@@ -9,7 +9,7 @@ cardea_build_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
   libcli11-dev nlohmann-json3-dev libpugixml-dev "libopenblas-serial-dev|libopenblas-dev"
 )
-cardea_test_packages=(iproute2)  # the emulated cluster
+cardea_test_packages=(iproute2 iperf3)  # the emulated cluster, and what its goodput is measured against
 
 # cardea_missing_packages PACKAGE...: prints those that are not installed.
 cardea_missing_packages() {

@@ -24,7 +24,7 @@ struct Endpoint {
   ucp_worker_h worker = nullptr;
   ucp_ep_h ep = nullptr;
 
-  explicit Endpoint(int link) {
+  Endpoint(int link, RawErrors errors) {
     ucp_params_t params{};
     params.field_mask = UCP_PARAM_FIELD_FEATURES;
     params.features = UCP_FEATURE_AM | UCP_FEATURE_RMA;
@@ -45,6 +45,11 @@ struct Endpoint {
     ucp_ep_params_t ep_params{};
     ep_params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS;
     ep_params.address = reinterpret_cast<const ucp_address_t*>(theirs.data());
+    if (errors == RawErrors::kPeer) {
+      ep_params.field_mask |= UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
+      ep_params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+      ep_params.err_handler.cb = [](void*, ucp_ep_h, ucs_status_t) {};  // the other end goes when it is done
+    }
     check(ucp_ep_create(worker, &ep_params, &ep), "ucp_ep_create");
   }
 };
@@ -103,8 +108,8 @@ void take(int link, void* data, std::size_t bytes) {
 }
 
 void raw_send(int link, std::size_t bytes, std::size_t count, std::size_t window, std::size_t footprint,
-              RawProtocol protocol) {
-  Endpoint end(link);
+              RawProtocol protocol, RawErrors errors) {
+  Endpoint end(link, errors);
   Sender sender;
   const std::vector<std::byte> data(std::max(footprint / bytes, std::size_t{1}) * bytes, std::byte{7});
   std::size_t at = 0;
@@ -145,8 +150,9 @@ void raw_send(int link, std::size_t bytes, std::size_t count, std::size_t window
   take(link, &go, 1);
 }
 
-double raw_receive(int link, std::size_t bytes, std::size_t count, std::size_t window, std::size_t footprint) {
-  Endpoint end(link);
+double raw_receive(int link, std::size_t bytes, std::size_t count, std::size_t window, std::size_t footprint,
+                   RawErrors errors) {
+  Endpoint end(link, errors);
   Receiver receiver;
   receiver.worker = end.worker;
   receiver.landing.assign(std::max(footprint / bytes, std::size_t{1}) * bytes, std::byte{1});

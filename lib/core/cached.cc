@@ -57,7 +57,7 @@ bool Core::take_from_cache(Fetch& of, std::size_t index, Clock::time_point now) 
   ++transfer->pins;
   of.move(want, Want::State::kMoving);
   if (of.spec.wants_views) transfer->read = true;
-  promote(*transfer, of.spec.urgency);
+  promote(*transfer, of, index);
   cache_->want(transfer->entry, static_cast<std::uint32_t>(of.spec.urgency), of.spec.wants_views);
   if (options_.swap.peers != 0 && of.spec.into_slots && of.spec.wants_views &&
       of.spec.segments == in.layout.all()) {

@@ -285,7 +285,7 @@ class Core {
   Transfer& open_transfer(Slab& slab, Fetch& fetch, const Want& want);
   bool join(Fetch& fetch, std::size_t want, Transfer& transfer, Clock::time_point now);
   void request(Transfer& transfer, SegmentMask segments);
-  void promote(Transfer& transfer, Class urgency);
+  void promote(Transfer& transfer, const Fetch& fetch, std::size_t want);
   void unpin(Transfer& transfer, Clock::time_point now);
   void abandon(Transfer& transfer, const Status& why, Clock::time_point now);
   void retire_if_drained(Transfer& transfer, Clock::time_point now);
@@ -301,6 +301,7 @@ class Core {
   LaneNumber rail(const Transfer& transfer, std::uint32_t index) const;
   std::uint32_t rails(const Transfer& transfer) const;
   void put_on(Transfer& transfer);
+  void put_on(Transfer& transfer, std::uint32_t rail);
   void take_off(Transfer& transfer);
   void take_off(Transfer& transfer, LaneNumber lane);
   void pump_rails(const Transfer& transfer, Clock::time_point now);

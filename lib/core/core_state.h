@@ -20,6 +20,8 @@ struct Core::WantRef {
   FetchNumber fetch = 0;
   std::size_t want = 0;
   static constexpr std::size_t kGang = SIZE_MAX;  // all starved wants of the fetch at once
+  /// Earlier fetches first, and of a fetch what comes first in its order.
+  Lane::Order order() const { return fetch << 20 | want; }
 };
 
 struct Core::Want {
@@ -137,6 +139,7 @@ struct Core::Transfer {
   Version version = 0;
   SourceOption source;
   Class urgency = Class::kDemand;
+  Lane::Order order = 0;  // among the transfers of its class
   SegmentMask requested = 0;
   SegmentMask present = 0;
   std::vector<Chunk> chunks;

@@ -17,7 +17,8 @@ class IndexList {
 
   IndexList() : nodes_(1) {}
 
-  Place push_back(T value) {
+  Place push_back(T value) { return insert_before(kEnd, std::move(value)); }
+  Place insert_before(Place next, T value) {
     Place place = unused_;
     if (place == kEnd) {
       place = static_cast<Place>(nodes_.size());
@@ -25,10 +26,10 @@ class IndexList {
     } else {
       unused_ = nodes_[place].next;
     }
-    const Place last = nodes_[kEnd].previous;
-    nodes_[place] = {std::move(value), last, kEnd};
-    nodes_[last].next = place;
-    nodes_[kEnd].previous = place;
+    const Place previous = nodes_[next].previous;
+    nodes_[place] = {std::move(value), previous, next};
+    nodes_[previous].next = place;
+    nodes_[next].previous = place;
     return place;
   }
   void remove(Place place) {
@@ -42,7 +43,9 @@ class IndexList {
   bool empty() const { return nodes_[kEnd].next == kEnd; }
   const T& front() const { return nodes_[nodes_[kEnd].next].value; }
   Place first() const { return nodes_[kEnd].next; }
+  Place last() const { return nodes_[kEnd].previous; }
   Place next(Place place) const { return nodes_[place].next; }
+  Place previous(Place place) const { return nodes_[place].previous; }
   const T& operator[](Place place) const { return nodes_[place].value; }
 
  private:

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // One lane's queue: which transfer may start its next chunk. Classes go in strict order, save that at most one chunk in
 // twenty (5%) goes to a class that was passed over, the one passed over most; classes other than demand keep at most two
-// chunks on the lane, and prefetches and placements one, since what is on its way cannot be called back. Plain data
-// structure: no threads, no I/O, no clock.
+// chunks on the lane, and prefetches and placements one, since what is on its way cannot be called back. Within a class
+// transfers go in the order that they are given, not in that of their coming: what had to wait for its source to publish
+// takes the place that it would have had. Plain data structure: no threads, no I/O, no clock.
 #pragma once
 
 #include <algorithm>
@@ -33,11 +34,23 @@ struct LaneLimits {
 
 class Lane {
  public:
-  using Place = IndexList<TransferNumber>::Place;
+  /// Of transfers in a class: lower ones first, equal ones as they came.
+  using Order = std::uint64_t;
+  struct Queued {
+    TransferNumber transfer = 0;
+    Order order = 0;
+  };
+  using Place = IndexList<Queued>::Place;
 
   explicit Lane(LaneLimits limits) : limits_(limits) {}
 
-  Place add(TransferNumber transfer, Class urgency) { return queues_[index(urgency)].push_back(transfer); }
+  /// From the back, where most belong.
+  Place add(TransferNumber transfer, Class urgency, Order order = UINT64_MAX) {
+    auto& queue = queues_[index(urgency)];
+    auto next = queue.kEnd;
+    for (auto at = queue.last(); at != queue.kEnd && queue[at].order > order; at = queue.previous(at)) next = at;
+    return queue.insert_before(next, {transfer, order});
+  }
   void remove(Place place, Class urgency) { queues_[index(urgency)].remove(place); }
 
   /// Whose chunk goes next, if any may; the caller then calls started().
@@ -60,7 +73,7 @@ class Lane {
       }
     }
     if (chosen == kClasses) return std::nullopt;
-    return Choice{queues_[chosen].front(), static_cast<Class>(chosen)};
+    return Choice{queues_[chosen].front().transfer, static_cast<Class>(chosen)};
   }
   void started(Class urgency) {
     bool jumped = false;
@@ -105,7 +118,7 @@ class Lane {
   }
 
   LaneLimits limits_;
-  std::array<IndexList<TransferNumber>, kClasses> queues_;
+  std::array<IndexList<Queued>, kClasses> queues_;
   std::array<std::uint32_t, kClasses> in_flight_{};
   std::uint32_t in_flight_total_ = 0;
   std::array<std::uint32_t, kClasses> passed_over_{};  // chunks of higher classes started while it waited

@@ -17,7 +17,14 @@ void Core::starve(Fetch& of, std::size_t index, Clock::time_point now) {
   const auto place = static_cast<std::size_t>(of.spec.urgency);
   const bool first = std::all_of(slab.starved.begin(), slab.starved.begin() + static_cast<std::ptrdiff_t>(place) + 1,
                                  [](const auto& queue) { return queue.empty(); });
-  slab.starved[place].push_back({of.number, index});
+  // Before those of the same fetch that come later in its order: their sources may have published earlier.
+  auto& queue = slab.starved[place];
+  auto at = queue.end();
+  while (at != queue.begin() && std::prev(at)->fetch == of.number && std::prev(at)->want != WantRef::kGang &&
+         std::prev(at)->want > index) {
+    --at;
+  }
+  queue.insert(at, {of.number, index});
   if (first) feed(slab, now);  // else those before it wait, and so does it
 }
 
@@ -246,6 +253,7 @@ Core::Transfer& Core::new_transfer(const Fetch& of, const Want& want) {
   fresh.version = of.spec.version;
   fresh.source = want.source;
   fresh.urgency = of.spec.urgency;
+  fresh.order = WantRef{of.number, static_cast<std::size_t>(&want - of.wants.data())}.order();
   return fresh;
 }
 
@@ -286,7 +294,7 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
   drop_cached(want, now);
   if (of.spec.wants_views) transfer.read = true;
   of.move(want, Want::State::kMoving);
-  promote(transfer, of.spec.urgency);
+  promote(transfer, of, index);
   if (more != 0) {
     request(transfer, more);
     if (transfer.urgency != Class::kDemand) slabs_.at(transfer.slab)->yielding.insert(transfer.number);
@@ -313,16 +321,17 @@ void Core::request(Transfer& transfer, SegmentMask segments) {
   put_on(transfer);
 }
 
-void Core::promote(Transfer& transfer, Class urgency) {
+void Core::promote(Transfer& transfer, const Fetch& of, std::size_t want) {
+  const Class urgency = of.spec.urgency;
   if (urgency >= transfer.urgency) return;
-  for (std::uint32_t i = 0; i < rails(transfer); ++i) {
-    if (!transfer.queued[i]) continue;
-    Lane& lane = lanes_[queue_of(rail(transfer, i))];
-    lane.remove(*transfer.queued[i], transfer.urgency);
-    transfer.queued[i] = lane.add(transfer.number, urgency);
-  }
+  const auto were = transfer.queued;
+  take_off(transfer);
   if (urgency == Class::kDemand && !transfer.cached()) slabs_.at(transfer.slab)->yielding.erase(transfer.number);
   transfer.urgency = urgency;
+  transfer.order = WantRef{of.number, want}.order();
+  for (std::uint32_t i = 0; i < rails(transfer); ++i) {
+    if (were[i]) put_on(transfer, i);
+  }
 }
 
 void Core::unpin(Transfer& transfer, Clock::time_point now) {
@@ -419,8 +428,13 @@ std::uint32_t Core::rails(const Transfer& transfer) const {
 
 void Core::put_on(Transfer& transfer) {
   for (std::uint32_t i = 0; i < rails(transfer); ++i) {
-    if (!transfer.queued[i]) transfer.queued[i] = lanes_[queue_of(rail(transfer, i))].add(transfer.number, transfer.urgency);
+    if (!transfer.queued[i]) put_on(transfer, i);
   }
+}
+
+void Core::put_on(Transfer& transfer, std::uint32_t of_rail) {
+  Lane& lane = lanes_[queue_of(rail(transfer, of_rail))];
+  transfer.queued[of_rail] = lane.add(transfer.number, transfer.urgency, transfer.order);
 }
 
 void Core::take_off(Transfer& transfer) {

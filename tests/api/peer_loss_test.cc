@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <functional>
+#include <ostream>
+#include <string>
 #include <vector>
 
 #include "tests/api/api_job.h"
@@ -17,6 +19,14 @@ struct Scene {
   bool two_nodes;
   End end;
 };
+
+std::string name_of(const Scene& scene) {
+  return std::string(scene.end == End::kKilled ? "Killed" : "Left") + (scene.two_nodes ? "OnAnotherNode" : "OnThisNode");
+}
+/// For GoogleTest, which would print its bytes.
+void PrintTo(const Scene& scene, std::ostream* out) {
+  *out << name_of(scene);
+}
 
 class PeerLoss : public ::testing::TestWithParam<Scene> {
  protected:
@@ -67,10 +77,7 @@ class PeerLoss : public ::testing::TestWithParam<Scene> {
 INSTANTIATE_TEST_SUITE_P(, PeerLoss,
                          ::testing::Values(Scene{false, End::kKilled}, Scene{true, End::kKilled}, Scene{false, End::kLeft},
                                            Scene{true, End::kLeft}),
-                         [](const auto& param) {
-                           return std::string(param.param.end == End::kKilled ? "Killed" : "Left") +
-                                  (param.param.two_nodes ? "OnAnotherNode" : "OnThisNode");
-                         });
+                         [](const auto& param) { return name_of(param.param); });
 
 TEST_P(PeerLoss, OpenFetchesFromItFailAndNameItAndOthersGoOn) {
   run([&](Job& job, Layer& layer, unsigned rank) {

@@ -68,6 +68,43 @@ struct CoreTest : testing::Test {
   std::uint32_t free_slots() const { return at.core.available_slots(slab); }
 };
 
+/// Ranks 1, 2 and 3, each on a node of its own, with an expert each of 3 chunks; the order from rank 0 is 1, 2, 3.
+struct StaggerTest : testing::Test {
+  Driver at{{{.chunks = 1}, {.chunks = 1}}};
+  LayerNumber layer = at.add_layer({0, 1, 2, 3}, {Driver::by_network(3), Driver::by_network(1), Driver::by_network(2)});
+  FetchSpec all(SlabNumber slab) const {
+    FetchSpec spec;
+    spec.layer = layer;
+    spec.version = 1;
+    spec.experts = {0, 1, 2};
+    spec.segments = 3;
+    spec.slab = slab;
+    return spec;
+  }
+  std::vector<Rank> sources() const {
+    std::vector<Rank> sources;
+    for (const StartChunk& start : at.log) sources.push_back(start.source);
+    return sources;
+  }
+};
+
+TEST_F(StaggerTest, WhatWasParkedGoesInTheStaggeredOrderWhoeverPublishesFirst) {
+  at.fetch(all(at.core.add_slab(3)));
+  for (const Rank rank : {3u, 2u, 1u}) at.published_by(layer, rank, 1);
+  at.complete_all();
+  EXPECT_THAT(sources(), testing::ElementsAre(3, 1, 1, 1, 2, 2, 2, 3, 3)) << "but for the chunk that was on its way already";
+}
+
+TEST_F(StaggerTest, WhatWasParkedGetsSlotsInTheStaggeredOrder) {
+  const FetchNumber fetch = at.fetch(all(at.core.add_slab(1)));
+  for (const Rank rank : {3u, 2u, 1u}) at.published_by(layer, rank, 1);
+  for (int i = 0; i < 3; ++i) {
+    at.complete_all();
+    for (const Delivery& delivery : at.take(fetch)) at.release(delivery.view);
+  }
+  EXPECT_THAT(sources(), testing::ElementsAre(3, 3, 3, 1, 1, 1, 2, 2, 2)) << "but for the one that had the slot already";
+}
+
 TEST_F(CoreTest, HomeAndMappedExpertsAreReadyAtOnceAndTakeNoSlot) {
   publish_all(1);
   const FetchNumber fetch = at.fetch(spec({6, 8}));

@@ -27,6 +27,17 @@ TEST(IndexList, KeepsTheOrderInWhichElementsCame) {
   EXPECT_EQ(contents(list), (std::vector{1, 3, 4}));
 }
 
+TEST(IndexList, OneMayComeBeforeAnother) {
+  IndexList<int> list;
+  const auto three = list.push_back(3);
+  const auto two = list.insert_before(three, 2);
+  list.insert_before(two, 1);
+  list.insert_before(list.kEnd, 4);
+  EXPECT_EQ(contents(list), (std::vector{1, 2, 3, 4}));
+  EXPECT_EQ(list[list.last()], 4);
+  EXPECT_EQ(list[list.previous(three)], 2);
+}
+
 TEST(IndexList, AnswersAsAListDoes) {
   std::mt19937 random(3);
   IndexList<int> list;

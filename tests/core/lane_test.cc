@@ -64,6 +64,18 @@ TEST(Lane, TransfersOfAClassGoInTheOrderInWhichTheyCame) {
   EXPECT_EQ(at.start()->transfer, 3u);
 }
 
+TEST(Lane, WhatComesLateTakesThePlaceOfItsOrder) {
+  Running at(kNoAging);
+  std::map<TransferNumber, Lane::Place> places;
+  for (const TransferNumber transfer : {30u, 10u, 40u, 20u, 11u})
+    places[transfer] = at.lane.add(transfer, Class::kDemand, transfer / 10);
+  for (const TransferNumber transfer : {10u, 11u, 20u, 30u, 40u}) {
+    EXPECT_EQ(at.start()->transfer, transfer);
+    at.lane.remove(places[transfer], Class::kDemand);
+  }
+  EXPECT_FALSE(at.lane.next());
+}
+
 TEST(Lane, NeverMoreChunksThanTheLaneTakes) {
   Running at({.chunks = 3});
   (void)at.lane.add(1, Class::kDemand);

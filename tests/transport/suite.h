@@ -18,6 +18,7 @@
 #include <chrono>
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -113,6 +114,10 @@ struct BackendParam {
   std::string name;
   std::function<std::unique_ptr<Backend>()> make;
 };
+/// For GoogleTest, which would print its bytes.
+inline void PrintTo(const BackendParam& param, std::ostream* out) {
+  *out << param.name;
+}
 
 class TransportSuite : public ::testing::TestWithParam<BackendParam> {
  protected:

@@ -4,8 +4,30 @@
 
 #include <cstring>
 #include <numeric>
+#include <ostream>
+#include <string>
 
 #include "tests/transport/ucx_rank.h"
+
+namespace cardea::transport {
+
+inline std::string name_of(StreamProtocol protocol) {
+  switch (protocol) {
+    case StreamProtocol::kByPace:
+      return "ByPace";
+    case StreamProtocol::kRendezvous:
+      return "Rendezvous";
+    case StreamProtocol::kEager:
+      return "Eager";
+  }
+  return "unknown";
+}
+/// For GoogleTest, which would print its bytes.
+inline void PrintTo(StreamProtocol protocol, std::ostream* out) {
+  *out << name_of(protocol);
+}
+
+}  // namespace cardea::transport
 
 namespace cardea::test {
 namespace {
@@ -131,10 +153,9 @@ TEST_P(UcxStream, ScatteredChunksOfOddSizesLandWhereTheyBelong) {
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(Ucx, UcxStream, ::testing::Values(StreamProtocol::kRendezvous, StreamProtocol::kEager),
-                         [](const auto& which) {
-                           return std::string(which.param == StreamProtocol::kEager ? "Eager" : "Rendezvous");
-                         });
+INSTANTIATE_TEST_SUITE_P(Ucx, UcxStream,
+                         ::testing::Values(StreamProtocol::kByPace, StreamProtocol::kRendezvous, StreamProtocol::kEager),
+                         [](const auto& which) { return name_of(which.param); });
 
 TEST(UcxTransport, SourcesErrorsReachTheAskerWithTheirCodeAndText) {
   UcxWorld world(2);

@@ -32,6 +32,7 @@ enum class GetPolicy {
 
 /// How the payload of a chunk travels as an active message.
 enum class StreamProtocol {
+  kByPace,      // eager where chunks leave slowly, else rendezvous (pace.h)
   kRendezvous,  // straight into the destination, without a copy through UCX's buffers
   kEager,       // sent at once, copied from UCX's buffers
 };
@@ -43,7 +44,7 @@ struct UcxOptions {
   /// Off only where the peers cannot die unnoticed, as in a test: dead peers are not noticed then.
   bool peer_errors = true;
   GetPolicy get = GetPolicy::kAuto;
-  StreamProtocol stream = StreamProtocol::kRendezvous;
+  StreamProtocol stream = StreamProtocol::kByPace;
   /// How long to keep polling after the last progress before sleeping.
   Nanoseconds spin{0};
   /// How long close() waits for queued messages, and then for UCX to let go of memory before the worker is destroyed.

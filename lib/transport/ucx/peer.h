@@ -16,6 +16,7 @@
 #include "lib/base/types.h"
 #include "lib/transport/transport.h"
 #include "lib/transport/ucx/in_order.h"
+#include "lib/transport/ucx/pace.h"
 #include "lib/transport/ucx/wire.h"
 
 namespace cardea::transport::ucx {
@@ -47,7 +48,7 @@ struct Peer {
   std::size_t gets = 0;                 // ucp_get under way
   std::size_t serving = 0;              // asked for by it, not yet sent
   std::size_t streaming = 0;            // of them, those that UCX has been given
-  Nanoseconds chunk_time{0};            // that one of them takes, smoothed; 0: not known yet
+  Pace pace;                            // at which chunks leave for it
   std::deque<ChunkRequest> unanswered;  // the others, in the order of their coming
   std::deque<ChunkRequest> not_yet;     // what is still being brought to where it can be sent from
   std::optional<bool> hardware_get;

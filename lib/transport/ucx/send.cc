@@ -1,29 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Sending active messages, and answering peers that ask for chunks.
+#include <algorithm>
 #include <numeric>
 
-#include <algorithm>
 #include "lib/base/log.h"
-
 #include "lib/transport/ucx/ucx_transport.h"
 
 namespace cardea::transport::ucx {
-namespace {
-
-// Chunks for one peer that UCX is given at a time. A connection is a queue: requests, and the answers of a rendezvous, wait
-// behind what was put in before. On a slow link and with both ranks asking for many chunks of one another, eight in the
-// queue let requests wait for so long that the directions took turns, each at half its rate; on a fast one, fewer leave the
-// link idle between a chunk and the next. So the queue is limited in time, and a chunk that waits here costs nothing.
-constexpr Nanoseconds kMostQueueing = std::chrono::milliseconds(4);
-constexpr std::size_t kMaxStreaming = 8;
-
-std::size_t streaming_limit(const Peer& peer) {
-  if (peer.chunk_time.count() == 0) return 1;
-  return std::clamp<std::size_t>(static_cast<std::size_t>(kMostQueueing / peer.chunk_time), 1, kMaxStreaming);
-}
-
-}  // namespace
-
 void UcxTransport::send(Rank rank, Bytes message) {
   Peer* peer = find(rank);
   if (peer == nullptr || peer->state != Peer::State::kOpen || phase_ != Phase::kOpen) return;
@@ -78,8 +61,7 @@ void UcxTransport::sent(Send& send, ucs_status_t status) {
   if (send.lease) {
     if (peer.serving > 0) --peer.serving;
     --peer.streaming;
-    const Nanoseconds took = (Clock::now() - send.posted) / static_cast<std::int64_t>(send.place);
-    peer.chunk_time = std::max(Nanoseconds(1), peer.chunk_time.count() == 0 ? took : (peer.chunk_time * 7 + took) / 8);
+    peer.pace.sent(Clock::now() - send.posted, send.place);
     const std::uint64_t bytes = status == UCS_OK ? send.bytes : 0;
     queue([this, &peer, lease = *send.lease, bytes] {
       listener_.give_back(lease, bytes);
@@ -91,7 +73,7 @@ void UcxTransport::sent(Send& send, ucs_status_t status) {
 }
 
 void UcxTransport::answer_next(Peer& peer) {
-  while (peer.streaming < streaming_limit(peer) && !peer.unanswered.empty()) {
+  while (peer.streaming < peer.pace.most_streaming() && !peer.unanswered.empty()) {
     const ChunkRequest request = peer.unanswered.front();
     peer.unanswered.pop_front();
     answer(peer, request);
@@ -124,7 +106,9 @@ void UcxTransport::answer(Peer& peer, const ChunkRequest& request) {
   out.place = ++peer.streaming;
   out.posted = Clock::now();
   out.header = encode_header(options_.self, peer.pass_out, ChunkData{request.token});
-  post(peer, std::move(out), options_.stream == StreamProtocol::kRendezvous && request.payload > 0);
+  const bool rendezvous =
+      options_.stream == StreamProtocol::kRendezvous || (options_.stream == StreamProtocol::kByPace && !peer.pace.slow());
+  post(peer, std::move(out), rendezvous && request.payload > 0);
 }
 
 void UcxTransport::lend_again() {

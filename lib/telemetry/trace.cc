@@ -16,7 +16,7 @@ constexpr std::size_t kRequests = 0, kViews = 1, kServing = 2, kFirstLane = 3;
 constexpr std::uint32_t kRowsPerTrack = 10'000;
 constexpr std::uint32_t kVersions = 1;  // the thread of moments
 
-std::string quoted(std::string_view text) {
+std::string json_string(std::string_view text) {
   std::string out = "\"";
   for (const char letter : text) {
     if (letter == '"' || letter == '\\') out += '\\';
@@ -52,7 +52,7 @@ TraceSink::TraceSink(OutputFile file, const JobFacts& facts)
   event(fmt::format("\"ph\":\"M\",\"name\":\"cardea_job\",\"tid\":0,\"args\":{{\"rank\":{},\"ranks\":{},\"day\":{}}}", self_,
                     facts.node_of.size(), facts.wall / kDay));
   event(fmt::format("\"ph\":\"M\",\"name\":\"process_name\",\"tid\":0,\"args\":{{\"name\":{}}}",
-                    quoted(fmt::format("rank {} on node {} ({})", self_, facts.node_of[self_], facts.host))));
+                    json_string(fmt::format("rank {} on node {} ({})", self_, facts.node_of[self_], facts.host))));
   event(fmt::format("\"ph\":\"M\",\"name\":\"process_sort_index\",\"tid\":0,\"args\":{{\"sort_index\":{}}}", self_));
   name_thread(kVersions, "versions");
 }
@@ -70,13 +70,13 @@ void TraceSink::event(const std::string& body) {
 }
 
 void TraceSink::name_thread(std::uint32_t thread, const std::string& name) {
-  event(fmt::format("\"ph\":\"M\",\"name\":\"thread_name\",\"tid\":{},\"args\":{{\"name\":{}}}", thread, quoted(name)));
+  event(fmt::format("\"ph\":\"M\",\"name\":\"thread_name\",\"tid\":{},\"args\":{{\"name\":{}}}", thread, json_string(name)));
   event(fmt::format("\"ph\":\"M\",\"name\":\"thread_sort_index\",\"tid\":{0},\"args\":{{\"sort_index\":{0}}}", thread));
 }
 
 void TraceSink::begin(std::int64_t when, std::uint32_t thread, const std::string& name, const std::string& arguments) {
   event(fmt::format("\"ph\":\"B\",\"ts\":{},\"tid\":{},\"cat\":\"cardea\",\"name\":{},\"args\":{{{}}}", time(when), thread,
-                    quoted(name), arguments));
+                    json_string(name), arguments));
 }
 
 void TraceSink::end(std::int64_t when, std::uint32_t thread, const std::string& arguments) {
@@ -91,7 +91,7 @@ void TraceSink::flow(std::int64_t when, std::uint32_t thread, char phase, std::u
 
 void TraceSink::moment(std::int64_t when, const std::string& name, const std::string& arguments) {
   event(fmt::format("\"ph\":\"i\",\"s\":\"t\",\"ts\":{},\"tid\":{},\"cat\":\"cardea\",\"name\":{},\"args\":{{{}}}",
-                    time(when), kVersions, quoted(name), arguments));
+                    time(when), kVersions, json_string(name), arguments));
 }
 
 std::uint32_t TraceSink::enter(Track& track) {
@@ -171,7 +171,7 @@ void TraceSink::one(const Record& record) {
     case What::kDone:
       if (const auto chunk = chunks_.extract(body.id); !chunk.empty()) {
         end(record.when, chunk.mapped(),
-            fmt::format("\"status\":{}", quoted(cardea_status_string(static_cast<cardea_status_t>(record.status)))));
+            fmt::format("\"status\":{}", json_string(cardea_status_string(static_cast<cardea_status_t>(record.status)))));
       }
       return;
     case What::kLend:

@@ -31,28 +31,9 @@ const char* variable(const char* name) {
   return text == nullptr || *text == '\0' ? nullptr : text;
 }
 
-Status read_level() {
-  const char* const text = variable("CARDEA_DEBUG");
-  if (text == nullptr) return {};
-  const bool version = std::string_view(text) == "VERSION";
-  int level = version ? static_cast<int>(Level::kError) : -1;
-  for (std::size_t i = 0; i < kNames.size(); ++i) {
-    if (kNames[i] == text) level = static_cast<int>(i);
-  }
-  if (level < 0) {
-    return Status::error(CARDEA_ERR_CONFIGURATION, "CARDEA_DEBUG is \"{}\"; it takes ERROR, VERSION, WARN, INFO or TRACE",
-                         text);
-  }
-  threshold.store(level, std::memory_order_relaxed);
-  version_wanted.store(version || level >= static_cast<int>(Level::kInfo), std::memory_order_relaxed);
-  return {};
-}
-
-Status read_subsystems() {
-  const char* const text = variable("CARDEA_DEBUG_SUBSYS");
-  if (text == nullptr) return {};
-  std::string_view rest = text;
-  const bool all_but = rest.front() == '^';
+Status read_subsystems(std::string_view list, const char* text) {
+  std::string_view rest = list;
+  const bool all_but = rest.starts_with('^');
   if (all_but) rest.remove_prefix(1);
   std::uint32_t mask = 0;
   for (bool more = true; more;) {
@@ -66,12 +47,37 @@ Status read_subsystems() {
     }
     if (bit == 0) {
       return Status::error(CARDEA_ERR_CONFIGURATION,
-                           "CARDEA_DEBUG_SUBSYS is \"{}\"; it takes ALL or a list of {}, after ^ all but these", text,
-                           fmt::join(kSubsystems, ","));
+                           "CARDEA_DEBUG is \"{}\"; behind the colon it takes ALL or a list of {}, after ^ all but these",
+                           text, fmt::join(kSubsystems, ","));
     }
     mask |= bit;
   }
   subsystems.store(all_but ? ~mask : mask, std::memory_order_relaxed);
+  return {};
+}
+
+Status read_level() {
+  const char* const text = variable("CARDEA_DEBUG");
+  if (text == nullptr) return {};
+  const std::string_view all = text;
+  const std::size_t colon = all.find(':');
+  const std::string_view name = all.substr(0, colon);
+  const bool version = name == "VERSION";
+  int level = version ? static_cast<int>(Level::kError) : -1;
+  for (std::size_t i = 0; i < kNames.size(); ++i) {
+    if (kNames[i] == name) level = static_cast<int>(i);
+  }
+  if (level < 0) {
+    return Status::error(CARDEA_ERR_CONFIGURATION, "CARDEA_DEBUG is \"{}\"; it takes ERROR, VERSION, WARN, INFO or TRACE",
+                         text);
+  }
+  if (colon == std::string_view::npos) {
+    subsystems.store(kAll, std::memory_order_relaxed);
+  } else if (Status status = read_subsystems(all.substr(colon + 1), text); !status.ok()) {
+    return status;
+  }
+  threshold.store(level, std::memory_order_relaxed);
+  version_wanted.store(version || level >= static_cast<int>(Level::kInfo), std::memory_order_relaxed);
   return {};
 }
 
@@ -108,9 +114,7 @@ void bring_out(const std::string& text) {
 }  // namespace
 
 Status configure_from_environment() {
-  for (const auto& read : {read_level, read_subsystems}) {
-    if (Status status = read(); !status.ok()) return status;
-  }
+  if (Status status = read_level(); !status.ok()) return status;
   return open_for(std::nullopt);
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Messages to the operator, "cardea[rank] WARN subsystem: text", on standard error or in a file:
 //
-//   CARDEA_DEBUG         ERROR, VERSION (errors, and one line that names the versions), WARN (default), INFO or TRACE
-//   CARDEA_DEBUG_SUBSYS  which subsystems tell INFO and TRACE: a list such as ucx,shm, or ^events for all but these; default
-//                        ALL. Warnings and errors are always shown
-//   CARDEA_DEBUG_FILE    where messages go; %h, %p, %r (path_pattern.h)
+//   CARDEA_DEBUG       ERROR, VERSION (errors, and one line that names the versions), WARN (default), INFO or TRACE; behind
+//                      a colon which subsystems tell INFO and TRACE: INFO:ucx,shm, or TRACE:^events for all but these.
+//                      Warnings and errors are always shown
+//   CARDEA_DEBUG_FILE  where messages go; %h, %p, %r (path_pattern.h)
 //
 // A failure is logged once, where it is first detected; what is returned to the caller as a Status is not logged as well.
 // Thread-safe.

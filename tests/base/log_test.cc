@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What CARDEA_DEBUG, CARDEA_DEBUG_SUBSYS and CARDEA_DEBUG_FILE show, where, and what they refuse. Each test runs in a
+// What CARDEA_DEBUG and CARDEA_DEBUG_FILE show, where, and what they refuse. Each test runs in a
 // process of its own, since the log is the process's.
 #include "lib/base/log.h"
 
@@ -18,14 +18,13 @@ namespace cardea::log {
 namespace {
 
 struct Variables {
-  const char *level = nullptr, *subsystems = nullptr;
+  const char* level = nullptr;
   std::string file = {};
 };
 
 Status configure(const Variables& variables) {
   const auto set = [](const char* name, const char* value) { value == nullptr ? unsetenv(name) : setenv(name, value, 1); };
   set("CARDEA_DEBUG", variables.level);
-  set("CARDEA_DEBUG_SUBSYS", variables.subsystems);
   set("CARDEA_DEBUG_FILE", variables.file.empty() ? nullptr : variables.file.c_str());
   return configure_from_environment();
 }
@@ -59,12 +58,12 @@ TEST(Log, LevelsAndVersion) {
 
 TEST(Log, SubsystemsSelectInfoAndTraceButNotWarnings) {
   alone([] {
-    ASSERT_TRUE(configure({.level = "INFO", .subsystems = "ucx,cache"}).ok());
+    ASSERT_TRUE(configure({.level = "INFO:ucx,cache"}).ok());
     EXPECT_TRUE(enabled(Level::kInfo, "ucx"));
     EXPECT_TRUE(enabled(Level::kInfo, "cache"));
     EXPECT_FALSE(enabled(Level::kInfo, "shm"));
     EXPECT_TRUE(enabled(Level::kWarn, "shm"));
-    ASSERT_TRUE(configure({.level = "INFO", .subsystems = "^events"}).ok());
+    ASSERT_TRUE(configure({.level = "INFO:^events"}).ok());
     EXPECT_FALSE(enabled(Level::kInfo, "events"));
     EXPECT_TRUE(enabled(Level::kInfo, "shm"));
   });
@@ -78,8 +77,9 @@ TEST(Log, WhatIsWrongIsRefusedByName) {
       EXPECT_NE(status.message().find(name), std::string::npos) << status.message();
     };
     refused({.level = "warn"}, "CARDEA_DEBUG is \"warn\"");
-    refused({.subsystems = "ucx,nonsense"}, "CARDEA_DEBUG_SUBSYS is \"ucx,nonsense\"");
-    refused({.subsystems = "^"}, "CARDEA_DEBUG_SUBSYS");
+    refused({.level = "INFO:ucx,nonsense"}, "CARDEA_DEBUG is \"INFO:ucx,nonsense\"; behind the colon");
+    refused({.level = "INFO:"}, "behind the colon");
+    refused({.level = "TRACE:^"}, "behind the colon");
     refused({.file = "x%q"}, "CARDEA_DEBUG_FILE");
     refused({.file = "/nonexistent-directory/x"}, "CARDEA_DEBUG_FILE: open: /nonexistent-directory/x");
   });

@@ -6,6 +6,7 @@
 #include <sys/prctl.h>
 
 #include <algorithm>
+#include <iterator>
 
 #include "lib/base/log.h"
 
@@ -22,6 +23,7 @@ constexpr std::uint64_t kLargestBatch = std::uint64_t{256} << 20;
 constexpr std::chrono::microseconds kNap{50};
 constexpr std::chrono::microseconds kLongNap{1000};
 constexpr std::chrono::milliseconds kLinger{5};
+constexpr std::chrono::milliseconds kPromise{2};
 
 }  // namespace
 
@@ -60,10 +62,17 @@ Copier::~Copier() {
 
 // ---------------------------------------------------------------- orders
 
-void Copier::submit(CopyOrder order) {
-  outstanding_.fetch_add(1, std::memory_order_acq_rel);
-  const std::scoped_lock held(mutex_);
-  inbox_.push_back(std::move(order));
+void Copier::submit(std::vector<CopyOrder>& orders) {
+  outstanding_.fetch_add(orders.size(), std::memory_order_acq_rel);
+  {
+    const std::scoped_lock held(mutex_);
+    if (inbox_.empty()) {
+      inbox_.swap(orders);
+    } else {
+      std::move(orders.begin(), orders.end(), std::back_inserter(inbox_));
+    }
+  }
+  orders.clear();
 }
 
 void Copier::issue() {
@@ -99,18 +108,19 @@ void Copier::issue_some(std::vector<CopyOrder>& orders) {
       limit = other_queue ? kFirstBatch : std::min(limit * 2, kLargestBatch);
       flush(together.front().queue, together);
     }
-    bool must_wait = false;
-    {
-      const std::scoped_lock held(mutex_);
-      const auto slot = slots_.find(order.slot);
-      must_wait = order.slot != 0 && slot != slots_.end() &&
-                  (!slot->second.readers.empty() ||
-                   (slot->second.written.queue != order.queue && !passed(slot->second.written)) ||
-                   std::any_of(together.begin(), together.end(), [&](const CopyOrder& o) { return o.slot == order.slot; }));
+    const std::vector<EventRef> before = must_come_before(order);
+    const bool again = order.slot != 0 && std::any_of(together.begin(), together.end(),
+                                                      [&](const CopyOrder& other) { return other.slot == order.slot; });
+    // What waits for a reader must not hold up those before it, and a batch has no order within.
+    if ((again || !before.empty()) && !together.empty()) flush(together.front().queue, together);
+    Status status;
+    for (const EventRef& event : before) {
+      if (status.ok()) {
+        status = device_->check(device_->driver().stream_wait_event(stream(order.queue), event->handle(), 0),
+                                "cuStreamWaitEvent");
+      }
     }
-    // What waits for a reader must not hold up those before it.
-    if (must_wait && !together.empty()) flush(together.front().queue, together);
-    if (const Status status = must_wait ? wait_for_slot(order.queue, order.slot) : Status(); !status.ok()) {
+    if (!status.ok()) {
       const std::scoped_lock held(mutex_);
       Queued& failed = queued_[static_cast<std::size_t>(order.queue)].emplace_back();
       failed.failed = status;
@@ -121,22 +131,29 @@ void Copier::issue_some(std::vector<CopyOrder>& orders) {
     together.push_back(std::move(order));
   }
   if (!together.empty()) flush(together.front().queue, together);
+  for (auto& events : awaited_) events.clear();
 }
 
-Status Copier::wait_for_slot(Queue queue, SlotKey key) {
-  Slot slot;
+std::vector<EventRef> Copier::must_come_before(const CopyOrder& order) {
+  std::vector<EventRef> events;
+  if (order.slot == 0) return events;
   {
     const std::scoped_lock held(mutex_);
-    slot = std::exchange(slots_[key], {});
+    const auto found = slots_.find(order.slot);
+    if (found == slots_.end()) return events;
+    Slot& slot = found->second;
+    events = std::exchange(slot.readers, {});
+    if (slot.written.event && slot.written.queue != order.queue && !passed(slot.written)) events.push_back(slot.written.event);
   }
-  const Driver& driver = device_->driver();
-  Status status;
-  const auto wait = [&](const EventRef& event) {
-    if (status.ok()) status = device_->check(driver.stream_wait_event(stream(queue), event->handle(), 0), "cuStreamWaitEvent");
-  };
-  if (slot.written.event && slot.written.queue != queue && !passed(slot.written)) wait(slot.written.event);
-  for (const EventRef& reader : slot.readers) wait(reader);
-  return status;
+  // One event often tells of many slots; what the queue waits for already, or what has passed, needs no wait and no batch of
+  // its own.
+  auto& awaited = awaited_[static_cast<std::size_t>(order.queue)];
+  std::erase_if(events, [&](const EventRef& event) {
+    if (std::find(awaited.begin(), awaited.end(), event) != awaited.end()) return true;
+    awaited.push_back(event);
+    return device_->driver().event_query(event->handle()) == kSuccess;
+  });
+  return events;
 }
 
 Status Copier::copy(Stream stream) {
@@ -202,9 +219,9 @@ Status Copier::fate_of(const CopyOrder& order) const {
   return Status::error(CARDEA_ERR_STALE, "version {} was retired while it was copied; the source has {}", order.version, now);
 }
 
-void Copier::poll() {
+bool Copier::poll() {
   const std::unique_lock polling(polling_, std::try_to_lock);
-  if (polling) look();
+  return polling && look();
 }
 
 // With polling_ held. Whether anything was done.
@@ -349,8 +366,11 @@ void Copier::wake() {
 void Copier::run() {
   prctl(PR_SET_TIMERSLACK, 1000);
   auto last_moved = Clock::now();
+  auto no_callers = last_moved;
   for (;;) {
-    const bool left_to_callers = callers_.load(std::memory_order_acquire) != 0;
+    // A caller that the driver holds up keeps its promise too late: then this thread does not wait for it.
+    if (callers_.load(std::memory_order_acquire) == 0) no_callers = Clock::now();
+    const bool left_to_callers = Clock::now() - no_callers < kPromise && callers_.load(std::memory_order_acquire) != 0;
     if (!left_to_callers) issue();
     std::function<void()> task;
     {

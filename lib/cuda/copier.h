@@ -66,8 +66,8 @@ class Copier {
 
   const std::shared_ptr<const Device>& device() const { return device_; }
 
-  /// Takes an order. Without a later issue() of the caller, wake() sees to it.
-  void submit(CopyOrder order);
+  /// Takes orders, and leaves the vector empty. Without a later issue() of the caller, wake() sees to it.
+  void submit(std::vector<CopyOrder>& orders);
   /// Queues what was submitted on the GPU, unless another thread is just doing so.
   void issue();
   /// Lets the copier's own thread issue and poll.
@@ -76,8 +76,8 @@ class Copier {
   /// which belong together go together.
   void caller_begins() { callers_.fetch_add(1, std::memory_order_acq_rel); }
   void caller_ends() { callers_.fetch_sub(1, std::memory_order_acq_rel); }
-  /// Looks which copies are done, unless another thread is just looking.
-  void poll();
+  /// Looks which copies are done, unless another thread is just looking. Whether any were.
+  bool poll();
   /// Orders that are not done.
   std::uint64_t outstanding() const { return outstanding_.load(std::memory_order_acquire); }
 
@@ -126,7 +126,7 @@ class Copier {
   bool look();
   void issue_some(std::vector<CopyOrder>& orders);
   void flush(Queue queue, std::vector<CopyOrder>& orders);
-  Status wait_for_slot(Queue queue, SlotKey slot);
+  std::vector<EventRef> must_come_before(const CopyOrder& order);
   Status copy(Stream stream);
   Status fate_of(const CopyOrder& order) const;
   bool passed(const Mark& mark) const {
@@ -140,8 +140,9 @@ class Copier {
   std::shared_ptr<EventPool> events_;
   std::array<Stream, kQueues> streams_{};
 
-  std::mutex issuing_;  // held while orders are put on streams; guards batch_
+  std::mutex issuing_;  // held while orders are put on streams; guards the next three
   Batch batch_;
+  std::array<std::vector<EventRef>, kQueues> awaited_;  // in this run of orders
   std::array<std::uint64_t, kQueues> last_number_{};
   std::mutex polling_;  // held while completions are looked for and told
 

@@ -82,6 +82,7 @@ Runtime::CallerIssues::~CallerIssues() {
 }
 
 void Runtime::issue_or_wake() {
+  copier_->submit(copies_);
   if (caller_issues == nullptr || caller_issues->runtime_ != this) copier_->wake();
 }
 
@@ -97,9 +98,12 @@ void Runtime::resume_copies() {
 bool Runtime::turn_copies(std::unique_lock<std::mutex>& held) {
   cuda::Copier* const copier = copier_.get();
   if (copier == nullptr || copier->outstanding() == 0) return false;
+  constexpr std::chrono::microseconds kBetweenLooks{20};  // of the caller, at what else has changed
   held.unlock();
   copier->issue();
-  copier->poll();
+  const auto until = Clock::now() + kBetweenLooks;
+  while (!copier->poll() && Clock::now() < until) {
+  }
   held.lock();
   return true;
 }
@@ -251,8 +255,7 @@ void Runtime::device_region_mapped(const transport::RegionKey& key, Result<cuda:
 // ---------------------------------------------------------------- copies
 
 void Runtime::order_copy(cuda::CopyOrder order) {
-  copies_submitted_ = true;
-  copier_->submit(std::move(order));
+  copies_.push_back(std::move(order));
 }
 
 bool Runtime::copy_by_gpu(const core::StartChunk& start) {
@@ -372,9 +375,8 @@ Result<std::shared_ptr<std::byte[]>> Runtime::stage(const LayerRecord& layer, co
   if (const Status status = core_.lend(layer.number, expert.version); !status.ok()) return status;
   staging_.emplace(fresh.copying, key);
   staged_[key] = std::move(fresh);
-  copier_->submit(std::move(order));
-  copier_->wake();
-  return not_yet;
+  order_copy(std::move(order));
+  return not_yet;  // whoever lends dispatches
 }
 
 void Runtime::staged(std::uint64_t token, const Status& status) {

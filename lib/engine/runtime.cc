@@ -72,7 +72,7 @@ void Runtime::dispatch() {
   }
   spare_actions_ = std::move(actions);
   arm_timer();
-  if (std::exchange(copies_submitted_, false)) issue_or_wake();
+  if (!copies_.empty()) issue_or_wake();
 }
 
 void Runtime::enqueue(std::function<void()> work) {

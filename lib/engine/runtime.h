@@ -348,7 +348,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   std::mutex making_device_;
   std::unique_ptr<cuda::Copier> copier_;     // set once
   std::atomic<cuda::Copier*> gpu_{nullptr};  // the same, for those who hold no mutex
-  bool copies_submitted_ = false;            // since the last dispatch
+  std::vector<cuda::CopyOrder> copies_;      // since the last dispatch
   std::unordered_map<core::ViewNumber, StreamView> stream_views_;
 
   std::vector<core::Action> spare_actions_;  // their memory is used again

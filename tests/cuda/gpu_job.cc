@@ -56,6 +56,14 @@ Gpu::Gpu(unsigned rank) {
   gate_ = static_cast<std::uint32_t*>(gate);
 }
 
+Gpu::~Gpu() {
+  open_gate();
+  driver_->stream_synchronize(stream_);
+  driver_->stream_destroy(stream_);
+  driver_->host_free(gate_);
+  driver_->context_set(nullptr);
+}
+
 void Gpu::must(int code, const char* call) const {
   if (const Status status = device_->check(code, call); !status.ok()) throw std::runtime_error(status.message());
 }

@@ -25,6 +25,7 @@ bool fake_gpus();
 class Gpu {
  public:
   explicit Gpu(unsigned rank);
+  ~Gpu();
   Gpu(const Gpu&) = delete;
   Gpu& operator=(const Gpu&) = delete;
 

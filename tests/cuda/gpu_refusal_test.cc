@@ -45,6 +45,7 @@ TEST_F(GpuRefusal, MemoryThatCannotBeSharedIsRefusedWithAdvice) {
     void* pinned = nullptr;
     gpu.must(gpu.driver().host_alloc(&pinned, 4096, 1), "pinned");
     refuse(pinned, 4096, CARDEA_ERR_INVALID_ARGUMENT, {});
+    gpu.must(gpu.driver().host_free(pinned), "cuMemFreeHost");
 
     // As PyTorch's expandable segments are: one range of addresses, several allocations, no handles to pass on.
     cuda::AllocationProperties properties;
@@ -77,8 +78,8 @@ TEST_F(GpuRefusal, MemoryOfAnotherDeviceIsRefused) {
   alone([](Gpu& gpu, Job& job) {
     cardea_memory_t memory{};
     CARDEA_MUST(cardea_memory_alloc(job.context, 4096, CARDEA_MEMORY_CUDA, &memory));
-    const Gpu other(static_cast<unsigned>(gpu.ordinal()) + 1);
-    std::byte* const theirs = const_cast<Gpu&>(other).alloc(1 << 20);
+    Gpu other(static_cast<unsigned>(gpu.ordinal()) + 1);
+    std::byte* const theirs = other.alloc(1 << 20);
     EXPECT_REFUSED(CARDEA_ERR_INVALID_ARGUMENT, ({"device 1", "device 0"}),
                    cardea_memory_register(job.context, theirs, 4096, CARDEA_MEMORY_CUDA, &memory));
   });

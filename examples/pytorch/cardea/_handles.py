@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from . import _c
 from ._c import Status
@@ -164,6 +164,18 @@ class Lease:
         self.alive = False
         if self._finalizer.detach() is not None:
             status = _release(self._view)
+            if status != Status.OK:
+                raise error_of("cardea_release", status)
+
+    @staticmethod
+    def release_all(leases: "Iterable[Lease]") -> None:
+        """Ends several with one call, which on a GPU costs one event instead of one for each."""
+        open_ = [lease for lease in leases if lease.alive]
+        for lease in open_:
+            lease.alive = False
+        views = [lease._view for lease in open_ if lease._finalizer.detach() is not None]
+        if views:
+            status = int(library().cardea_release((_c.View * len(views))(*views), len(views)))
             if status != Status.OK:
                 raise error_of("cardea_release", status)
 

@@ -129,9 +129,8 @@ class View:
 
 
 def release(views: Sequence[View]) -> None:
-    """Releases views together."""
-    for view in views:
-        view.release()
+    """Releases views together, which is cheaper than one by one."""
+    Lease.release_all(view._lease for view in views)
 
 
 class Fetch:

@@ -12,6 +12,7 @@ All begin with (x, routing) and end with the layer's output. Ranks have blocks o
 """
 from __future__ import annotations
 
+import time
 from typing import List, Sequence
 
 import torch
@@ -66,9 +67,12 @@ class Fetching:
         self._version = 0
 
     def prepare(self) -> None:
-        """The weights of a step are valid."""
+        """The weights of a step are valid, and every rank knows it."""
         self._version += 1
         self._layer.publish(self._version)
+        for expert in range(0, self._shape.experts, self._local):  # one of each rank
+            while self._layer.expert(expert).published != self._version:
+                time.sleep(0.0005)
 
     def forward(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
         rows = Rows(routing.experts, self._shape.experts, self._order)

@@ -19,11 +19,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "cardea/cardea.h"
 #include "perf/fetch_rank.h"
@@ -221,9 +223,23 @@ int print_table(const cardea::perf::TableSettings& settings, const std::string& 
   return wrong == 0 ? 0 : 1;
 }
 
+/// GPU to GPU is measured by fetch_perf_cuda beside this program, with the same arguments; it is built where CUDA is.
+/// Returns only if it is not there.
+int hand_over_to_cuda(char** argv) {
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "fetch_perf_cuda";
+  execv(program.c_str(), argv);
+  std::fprintf(stderr, "fetch_perf: no %s: it is built where CUDA's compiler is found\n", program.c_str());
+  return 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == "--memory=cuda" || (argument == "--memory" && i + 1 < argc && argv[i + 1] == std::string_view("cuda")))
+      return hand_over_to_cuda(argv);
+  }
   cardea::perf::Settings settings;
   cardea::perf::TableSettings table;
   unsigned iterations = 0;
@@ -252,6 +268,8 @@ int main(int argc, char** argv) {
   app.add_option("--messages", settings.messages, "sizes of UCX's messages, with --path network")
       ->delimiter(',')
       ->transform(CLI::AsSizeValue(false));
+  app.add_option("--memory", "host; or cuda: GPU to GPU, for which --memory cuda --help tells the options")
+      ->check(CLI::IsMember({"host"}));
   CLI11_PARSE(app, argc, argv);
   if (!least->empty()) settings.least = table.least;
   if (!most->empty()) settings.most = table.most;

@@ -164,9 +164,14 @@ TEST(Exhaustion, WithoutDescriptorsMemoryAndLayersAreRefusedAndLaterTheyAreThere
       desc.placements = &place;
       cardea_layer_t layer{};
       if (rank == 1) {
-        const AllDescriptors all(left);
-        EXPECT_REFUSED(CARDEA_ERR_NO_MEMORY, ({}), cardea_layer_create(job.all, &desc, &layer));
+        {
+          const AllDescriptors all(left);
+          EXPECT_REFUSED(CARDEA_ERR_NO_MEMORY, ({}), cardea_layer_create(job.all, &desc, &layer));
+        }
+        board.set(10 + static_cast<unsigned>(left), 1);
       } else {
+        // Not before: what it passes on would find no descriptor there, and break the link.
+        EXPECT_TRUE(board.wait_for(10 + static_cast<unsigned>(left), 1));
         EXPECT_REFUSED(CARDEA_ERR_PEER_LOST, ({"rank 1 gave up layer 7"}), cardea_layer_create(job.all, &desc, &layer));
         EXPECT_EQ(last_error().peer, 1u);
       }
@@ -206,6 +211,7 @@ TEST(Exhaustion, ALimitOfFileSizesCostsMemoryAndTheNodeCacheAndNothingElse) {
 
 TEST(Exhaustion, ANodeCacheThatGetsNoMemoryIsDoneWithout) {
   SharedExchange exchange(3);
+  SharedBoard board;
   run_ranks(3, [&](unsigned rank) {
     setenv("UCX_TLS", "tcp,self", 1);
     cardea_config_t config = exchange.config(rank, rank < 2 ? "first" : "second");
@@ -217,6 +223,8 @@ TEST(Exhaustion, ANodeCacheThatGetsNoMemoryIsDoneWithout) {
       EXPECT_GT(job.counters().cache_bytes_capacity, 0u);
       limit(RLIMIT_FSIZE, 4096);  // from now on the cache's memory cannot be had
     }
+    // Rank 1 comes later, lest rank 0 finds in the cache what it has brought there.
+    EXPECT_TRUE(rank != 1 || board.wait_for(0, 1));
     if (rank < 2) {
       const cardea_fetch_t fetch = layer.fetch(1, layer.homed_at(2));
       EXPECT_EQ(cardea_wait(fetch, kPatience), CARDEA_OK) << last_error().message;
@@ -225,6 +233,7 @@ TEST(Exhaustion, ANodeCacheThatGetsNoMemoryIsDoneWithout) {
     if (rank == 0) {
       EXPECT_GT(job.counters().experts_network, 0u) << "it came by the cache";
       unlimit(RLIMIT_FSIZE);
+      board.set(0, 1);
     }
     layer.finish(1);
     layer.collect(1);

@@ -69,7 +69,7 @@ class Rank {
     Layer* layer = nullptr;
     std::uint64_t version = 0;
     std::uint64_t mask = 0;
-    bool prefetch = false, canceled = false, deadline = false;
+    bool prefetch = false, canceled = false, deadline = false, gang = false;
     std::size_t left = 0;  // experts that have not been delivered
   };
   struct Held {
@@ -254,6 +254,7 @@ class Rank {
     if (open.prefetch) place_.prefetches.fetch_add(1);
     if (gang) place_.gangs.fetch_add(1);
     if (open.deadline) place_.deadlines.fetch_add(1);
+    open.gang = gang;
     open_.push_back(open);
   }
 
@@ -338,11 +339,13 @@ class Rank {
     place_.steps.fetch_add(1);
   }
 
-  /// An expert failed: there must have been a reason. (A prefetch gives way to a demand that needs its slot.)
+  /// An expert failed: there must have been a reason. (A prefetch gives way to a demand that needs its slot;
+  /// a gang for which the node cache has no room may need more slots than there are.)
   void judge(const Open& open, cardea_status_t status, const char* what) {
     place_.failed_experts.fetch_add(1);
     const bool allowed = (status == CARDEA_ERR_CANCELED && (open.canceled || open.prefetch)) ||
-                         (status == CARDEA_ERR_TIMEOUT && open.deadline) || (status == CARDEA_ERR_LIMIT && open.prefetch) ||
+                         (status == CARDEA_ERR_TIMEOUT && open.deadline) ||
+                         (status == CARDEA_ERR_LIMIT && (open.prefetch || open.gang)) ||
                          (status == CARDEA_ERR_PEER_LOST && may_lose(*open.layer));
     if (!allowed)
       throw Wrong{fmt::format("layer {} version {}: {} failed: {} ({})", open.layer->index, open.version, what,

@@ -2,13 +2,14 @@
 // Frames and records of node links: what a rank proposes, offers, asks for and ends.
 #include "lib/transport/shm/frames.h"
 
+#include "lib/cuda/memory.h"
 #include "lib/transport/shm/proposal.h"
 #include "tests/fuzz/targets.h"
 
 namespace cardea::fuzz {
 namespace {
 
-enum Kind : std::uint8_t { kHeader, kRegion, kWithdraw, kAsk, kEnd, kDescriptor, kProposal, kKinds };
+enum Kind : std::uint8_t { kHeader, kRegion, kWithdraw, kAsk, kEnd, kDescriptor, kProposal, kDevice, kKinds };
 
 template <typename T>
 bool same_again(const Result<T>& read, ByteView bytes) {
@@ -46,6 +47,16 @@ bool run(ByteView input) {
     }
     case kDescriptor:
       return same_again(shm::decode_descriptor(bytes), bytes);
+    case kDevice: {
+      constexpr std::uint64_t kRegionBytes = 4096;
+      const auto told = cuda::Export::decode(bytes, kRegionBytes);
+      if (!told.ok()) return false;
+      require(cuda::Export::is_one(bytes), "a region of device memory is known for one");
+      require(told->encode() == Bytes(bytes.begin(), bytes.end()), "a region of device memory has one form");
+      require(told->offset <= told->allocation && kRegionBytes <= told->allocation - told->offset,
+              "a region lies in its allocation");
+      return true;
+    }
     default:
       return same_again(shm::decode_proposal(bytes), bytes);
   }
@@ -53,6 +64,9 @@ bool run(ByteView input) {
 
 std::vector<Seed> seeds() {
   const shm::FrameHeader header = shm::encode_header(shm::FrameType::kMessage, 100);
+  const cuda::Export device{.process = 7, .address = 1 << 20, .offset = 512, .allocation = 1 << 20};
+  cuda::Export handle = device;
+  handle.kind = cuda::Export::Kind::kIpcHandle;
   shm::Proposal proposal{"node-1", "host", "8f1c", 4026531840, "cardea/job/0/ffff"};
   return {{"header", of_kind(kHeader, header)},
           {"region", of_kind(kRegion, shm::encode(shm::RegionFrame{3, 4096}))},
@@ -61,13 +75,15 @@ std::vector<Seed> seeds() {
           {"end", of_kind(kEnd, shm::encode(shm::EndFrame{1, {}}))},
           {"end_why", of_kind(kEnd, shm::encode(shm::EndFrame{1, Status(CARDEA_ERR_STALE, "retired")}))},
           {"descriptor", of_kind(kDescriptor, shm::encode(shm::RegionDescriptor{false, 0x7f0000000000}))},
-          {"proposal", of_kind(kProposal, shm::encode(proposal))}};
+          {"proposal", of_kind(kProposal, shm::encode(proposal))},
+          {"device", of_kind(kDevice, device.encode())},
+          {"device_handle", of_kind(kDevice, handle.encode())}};
 }
 
 }  // namespace
 
 Target shm_frames() {
-  return {"shm_frames", "frames, region descriptors and proposals within a node", run, seeds};
+  return {"shm_frames", "frames, regions of host and device memory, proposals within a node", run, seeds};
 }
 
 }  // namespace cardea::fuzz

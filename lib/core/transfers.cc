@@ -24,8 +24,9 @@ void Core::starve(Fetch& of, std::size_t index, Clock::time_point now) {
          std::prev(at)->want > index) {
     --at;
   }
+  const bool in_front = at == queue.begin();
   queue.insert(at, {of.number, index});
-  if (first) feed(slab, now);  // else those before it wait, and so does it
+  if (first || in_front) feed(slab, now);  // else those before it wait, and so does it
 }
 
 void Core::queue_gang(Fetch& of, Clock::time_point now) {
@@ -60,7 +61,9 @@ void Core::feed(Slab& slab, Clock::time_point now) {
 bool Core::feed_front(Slab& slab, Clock::time_point now) {
   for (auto& queue : slab.starved) {
     if (queue.empty()) continue;
+    // Taken out first: while it is fed, others may come to stand before it.
     const WantRef entry = queue.front();
+    queue.pop_front();
     bool fed = true;  // also when there is nobody to feed any more
     if (Fetch* const found = fetches_.find(entry.fetch); found != nullptr) {
       Fetch& of = *found;
@@ -70,7 +73,7 @@ bool Core::feed_front(Slab& slab, Clock::time_point now) {
         fed = feed_want(slab, of, entry.want, now);
       }
     }
-    if (fed) queue.pop_front();
+    if (!fed) queue.push_front(entry);
     return fed;  // in order: nobody overtakes one who waits
   }
   return false;
@@ -394,6 +397,10 @@ void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
   Slab& slab = *slabs_.at(transfer.slab);
   vacate(transfer, now);
   feed(slab, now);
+  // One slot may not do, as for a gang: who waits for it must ask again whether the others can be had.
+  const auto waiting = std::find_if(slab.starved.begin(), slab.starved.end(), [](const auto& queue) { return !queue.empty(); });
+  if (waiting == slab.starved.end()) return;
+  if (Fetch* const first = fetches_.find(waiting->front().fetch); first != nullptr) progress(*first);
 }
 
 void Core::drained_one(Transfer& transfer, Clock::time_point now) {

@@ -189,10 +189,16 @@ typedef struct cardea_config {
                                 an eighth of the machine's memory, at most 8 GiB; CARDEA_NO_CACHE: none. Takes memory as it fills */
   uint64_t prefetch_bytes;   /* of the node cache, that prefetches which nobody has read may fill; 0: CARDEA_PREFETCH_BYTES, else half of it */
   int32_t cuda_device;       /* this rank's GPU, as the process numbers them; CARDEA_DEVICE_CURRENT: see cardea_memory_kind_t */
+  uint64_t heartbeat;        /* ns between signs of life; 0: CARDEA_HEARTBEAT, else a fifth of liveness_limit, at most 1 s. 10 ms to a week,
+                                at most half of liveness_limit; the same on all ranks, like liveness_limit */
+  uint64_t liveness_limit;   /* ns of silence after which a rank is lost and expelled; 0: CARDEA_LIVENESS_LIMIT, else 5 s. 50 ms to a week */
+  uint64_t progress_limit;   /* ns for which an expert of a living rank may wait without anything moving, or for its version; then it fails
+                                with TIMEOUT. 0: CARDEA_PROGRESS_LIMIT, else 10 min. 1 s to a week */
+  uint64_t progress_warning; /* ns after which a warning is logged; 0: a twentieth of progress_limit */
 } cardea_config_t;
 #define CARDEA_NO_CACHE UINT64_MAX
 #define CARDEA_DEVICE_CURRENT (-1)
-#define CARDEA_CONFIG_INIT {sizeof(cardea_config_t), CARDEA_BOOTSTRAP_ENVIRONMENT, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, CARDEA_DEVICE_CURRENT}
+#define CARDEA_CONFIG_INIT {sizeof(cardea_config_t), CARDEA_BOOTSTRAP_ENVIRONMENT, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, CARDEA_DEVICE_CURRENT, 0, 0, 0, 0}
 
 /*
  * Joins the job and starts this rank's engine thread. Blocks until all ranks have arrived or setup_timeout has passed;
@@ -580,8 +586,11 @@ typedef struct cardea_view {
   uint32_t num_segments;
   const void *segments[CARDEA_MAX_SEGMENTS];  /* read only; null for segments that were not asked for */
   uint64_t ready_ns;             /* from the submission of the fetch to the view being ready */
+  uint32_t source_alive;         /* 0 if that rank was lost or has left by now: what it published is still readable here, and nothing newer
+                                    will come from it */
+  uint32_t reserved;
 } cardea_view_t;
-#define CARDEA_VIEW_INIT {sizeof(cardea_view_t), 0, CARDEA_OK, CARDEA_NO_EXPERT, 0, CARDEA_NO_SLOT, CARDEA_PATH_NONE, CARDEA_NO_RANK, 0, {NULL}, 0}
+#define CARDEA_VIEW_INIT {sizeof(cardea_view_t), 0, CARDEA_OK, CARDEA_NO_EXPERT, 0, CARDEA_NO_SLOT, CARDEA_PATH_NONE, CARDEA_NO_RANK, 0, {NULL}, 0, 0, 0}
 
 /*
  * Called by the engine thread, without locks held, when views of a fetch became ready (or failed) since the last call, and

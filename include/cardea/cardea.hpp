@@ -211,6 +211,8 @@ class View {
   cardea_path_t path() const noexcept { return view_.path; }
   std::uint32_t source() const noexcept { return view_.source; }
   std::chrono::nanoseconds ready_after() const noexcept { return std::chrono::nanoseconds(view_.ready_ns); }
+  /// False if the rank that it came from was lost or has left by the time of delivery.
+  bool source_alive() const noexcept { return view_.source_alive != 0; }
 
   /// Segment i as an array of T, as long as the segment; empty if it was not asked for or the view failed.
   template <typename T>

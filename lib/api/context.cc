@@ -23,6 +23,7 @@
 #include "lib/engine/asio_executor.h"
 #include "lib/telemetry/open_traces.h"
 #include "lib/transport/shm/factory.h"
+#include "lib/transport/shm/life_lock.h"
 #include "lib/transport/shm/membership.h"
 #include "lib/transport/shm/node_arena.h"
 #include "lib/transport/ucx/factory.h"
@@ -63,6 +64,7 @@ struct Context::Engine {
   engine::AsioExecutor executor{io};
   std::unique_ptr<transport::Transport> shm, ucx;
   std::optional<cache::Arena> arena;
+  SharedMemory segment;  // holds this process's life lock
 };
 
 Context::Context(ContextNumber number, Settings settings)
@@ -137,11 +139,13 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   hosts_ = membership->host_names;
   if (const Status status = find_place(membership->node_ranks); !status.ok()) return status;
 
+  engine_->segment = std::move(membership->segment);
   make_node_cache(*membership, deadline);
   engine::RuntimeOptions options{self_, node_of_, settings_.chunk_bytes, settings_.chunks_in_flight};
   const bool records = !settings_.traces.empty() || log::enabled(log::Level::kTrace, "events");
   options.record = records ? kTracedRecords : kRecentRecords;
   options.cuda_device = settings_.cuda_device;
+  options.watch = settings_.watch;
   if (node_cache_) {
     options.cache = node_cache_.get();
     options.node_ranks = membership->node_ranks;
@@ -238,16 +242,17 @@ void Context::make_node_cache(const shm::Membership& membership, Clock::time_poi
   options.prefetch_bytes =
       settings_.prefetch_bytes != 0 ? settings_.prefetch_bytes : std::max<std::uint64_t>(1, directory.shape().capacity / 2);
   // By local number: a descriptor that is readable when the process has ended, or none.
-  auto processes = std::make_shared<std::vector<UniqueFd>>(membership.node_ranks.size());
+  auto processes = std::make_shared<std::vector<shm::ProcessIdentity>>(membership.node_ranks.size());
   for (const shm::NodeLink& link : membership.links) {
-    if (!link.process.descriptor) continue;
     const auto place = std::find(membership.node_ranks.begin(), membership.node_ranks.end(), link.rank);
-    (*processes)[static_cast<std::size_t>(place - membership.node_ranks.begin())].reset(
-        fcntl(link.process.descriptor.get(), F_DUPFD_CLOEXEC, 0));
+    shm::ProcessIdentity& process = (*processes)[static_cast<std::size_t>(place - membership.node_ranks.begin())];
+    if (link.process.descriptor) process.descriptor.reset(fcntl(link.process.descriptor.get(), F_DUPFD_CLOEXEC, 0));
+    if (link.process.lock) process.lock.reset(fcntl(link.process.lock.get(), F_DUPFD_CLOEXEC, 0));
   }
   options.process_ended = [processes](std::uint32_t local) {
-    if (!(*processes)[local]) return false;
-    pollfd ended{(*processes)[local].get(), POLLIN, 0};
+    const shm::ProcessIdentity& process = (*processes)[local];
+    if (!process.descriptor) return process.lock && !shm::life_lock_held(process.lock.get());
+    pollfd ended{process.descriptor.get(), POLLIN, 0};
     return poll(&ended, 1, 0) == 1;
   };
   node_cache_ = std::make_unique<cache::NodeCache>(directory, engine_->arena->lock(), std::move(options));
@@ -303,6 +308,11 @@ void Context::on_progress(core::FetchNumber fetch, bool) {
 void Context::on_change() {
   raise_event();
   changed_.notify_all();
+}
+
+void Context::on_expelled(const Status& why) {
+  if (aborted_.ok()) aborted_ = why;
+  on_change();
 }
 
 void Context::tell_callback(core::FetchNumber number) {

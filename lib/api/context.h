@@ -83,6 +83,8 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   const std::vector<Node>& node_of() const { return node_of_; }
   const std::string& host_of(Rank rank) const { return hosts_[rank]; }
   std::string_view transport_of(Rank rank) const;
+  /// With the mutex held.
+  bool alive(Rank rank) const { return runtime_->alive(rank); }
 
   /// This rank's hand on the node cache; null if it has none.
   const cache::NodeCache* node_cache() const { return node_cache_.get(); }
@@ -130,6 +132,7 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   // engine::Observer
   void on_progress(core::FetchNumber fetch, bool done) override;
   void on_change() override;
+  void on_expelled(const Status& why) override;
 
   // ---- the objects that handles name; with the mutex held
   template <typename T>

@@ -134,6 +134,7 @@ cardea_view_t view_of(const Context& in, const engine::LayerRecord& layer, const
   view.num_segments = static_cast<std::uint32_t>(layer.layout.count());
   std::copy(delivered.spot.segments.begin(), delivered.spot.segments.end(), view.segments);
   view.ready_ns = static_cast<std::uint64_t>(delivery.ready_after.count());
+  view.source_alive = view.source != CARDEA_NO_RANK && in.alive(view.source) ? 1 : 0;
   return view;
 }
 

@@ -215,7 +215,7 @@ cardea_status_t cardea_layer_destroy(cardea_layer_t layer) CARDEA_NOEXCEPT {
     const std::shared_ptr<engine::LayerRecord> record = object.record;
     if (object.fetches != 0)
       return Status::error(CARDEA_ERR_BUSY, "{} fetches of layer {} are not destroyed", object.fetches, record->layer_id);
-    constexpr std::uint64_t kPatience = 2'000'000'000;
+    constexpr std::uint64_t kPatience = 1'500'000'000;
     const Status ended = in.wait(held, in.on_engine_thread() ? 0 : kPatience, [&]() -> Status {
       if (in.layers.find(object_of(layer.id)) == nullptr) return bad_handle("layer", "another thread destroyed it");
       return in.runtime().end_layer(*record);

@@ -37,6 +37,50 @@ Result<std::uint64_t> choose(std::uint64_t given, const char* field, const boots
   return given;
 }
 
+// Durations: nanoseconds in the configuration, a larger unit in the environment.
+Result<Nanoseconds> duration(std::uint64_t given, const char* field, const bootstrap::Environment& environment,
+                             const char* name, std::uint64_t unit, Range range, std::uint64_t fallback) {
+  if (given == 0) {
+    Result<std::uint64_t> units = number(environment, name, range, fallback / unit);
+    if (!units.ok()) return units.status();
+    return Nanoseconds(*units * unit);
+  }
+  const std::uint64_t most = range.most * unit;
+  if (given < range.least * unit || given > most) {
+    return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "config.{} is {} ns; it takes {} to {}", field, given,
+                         range.least * unit, most);
+  }
+  return Nanoseconds(given);
+}
+
+Status read_watch(const cardea_config_t& config, const bootstrap::Environment& environment, engine::WatchOptions& watch) {
+  constexpr std::uint64_t kMilli = 1'000'000;
+  constexpr std::uint64_t kSecond = 1'000'000'000;
+  constexpr std::uint64_t kWeekSeconds = 7 * 24 * 3600;
+  const Result<Nanoseconds> limit = duration(config.liveness_limit, "liveness_limit", environment, "CARDEA_LIVENESS_LIMIT",
+                                             kMilli, {50, kWeekSeconds * 1000}, 5 * kSecond);
+  if (!limit.ok()) return limit.status();
+  watch.liveness.limit = *limit;
+  const auto fifth = static_cast<std::uint64_t>(limit->count()) / 5;
+  const Result<Nanoseconds> interval = duration(config.heartbeat, "heartbeat", environment, "CARDEA_HEARTBEAT", kMilli,
+                                                {10, kWeekSeconds * 1000}, std::min(fifth, kSecond));
+  if (!interval.ok()) return interval.status();
+  watch.liveness.interval = *interval;
+  if (*limit < *interval * 2) {
+    return Status::error(
+        config.heartbeat != 0 ? CARDEA_ERR_INVALID_ARGUMENT : CARDEA_ERR_CONFIGURATION,
+        "a liveness limit (CARDEA_LIVENESS_LIMIT) of {} ms is less than two heartbeats (CARDEA_HEARTBEAT) of {} ms",
+        limit->count() / 1'000'000, interval->count() / 1'000'000);
+  }
+  const Result<Nanoseconds> progress = duration(config.progress_limit, "progress_limit", environment,
+                                                "CARDEA_PROGRESS_LIMIT", kSecond, {1, kWeekSeconds}, 600 * kSecond);
+  if (!progress.ok()) return progress.status();
+  watch.progress_limit = *progress;
+  watch.progress_warning =
+      config.progress_warning != 0 ? Nanoseconds(std::min(config.progress_warning, kWeekSeconds * kSecond)) : *progress / 20;
+  return {};
+}
+
 }  // namespace
 
 Result<Settings> settings_of(const cardea_config_t& config, const bootstrap::Environment& environment) {
@@ -87,6 +131,7 @@ Result<Settings> settings_of(const cardea_config_t& config, const bootstrap::Env
     if (!targets.ok()) return targets.status().within("CARDEA_TRACE");
     settings.traces = std::move(*targets);
   }
+  if (const Status status = read_watch(config, environment, settings.watch); !status.ok()) return status;
   return settings;
 }
 

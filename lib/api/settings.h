@@ -7,6 +7,7 @@
 #include <string>
 
 #include "lib/bootstrap/environment.h"
+#include "lib/engine/peer_watch.h"
 #include "lib/telemetry/trace_list.h"
 
 namespace cardea::api {
@@ -39,6 +40,11 @@ inline constexpr std::array kVariables = {
     Variable{"CARDEA_AFFINITY", "text", "auto",
              "what a rank uses of its machine: auto, off, or words such as nic=mlx5_2 numa=NUMA1 cpus=8-15"},
     Variable{"CARDEA_TOPO_FILE", "path", "NCCL_TOPO_FILE", "topology file laid over what is found of the machine"},
+    Variable{"CARDEA_HEARTBEAT", "milliseconds", "a fifth of the liveness limit, at most 1000",
+             "ranks that watch each other say so often that they live; the same on all ranks"},
+    Variable{"CARDEA_LIVENESS_LIMIT", "milliseconds", "5000", "a rank that is silent for so long is lost, and expelled"},
+    Variable{"CARDEA_PROGRESS_LIMIT", "seconds", "600",
+             "experts of a living rank that do not move for so long fail; a warning comes after a twentieth"},
     Variable{"CARDEA_DEBUG", "ERROR, VERSION, WARN, INFO or TRACE", "WARN",
              "least severe messages shown; INFO:ucx,shm those of subsystems, INFO:^ucx of all others"},
     Variable{"CARDEA_DEBUG_FILE", "path", "standard error", "where messages go; %h: host, %p: process, %r: rank"},
@@ -56,6 +62,7 @@ struct Settings {
   std::uint64_t prefetch_bytes = 0;  // 0: half of the cache
   int cuda_device = -1;              // -1: the current one
   std::vector<telemetry::TraceTarget> traces;
+  engine::WatchOptions watch;
 };
 
 /// `config` where it says something, else the environment, else the default. INVALID_ARGUMENT names the field,

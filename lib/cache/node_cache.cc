@@ -110,6 +110,29 @@ std::optional<EntryIndex> NodeCache::acquire(const Key& key, std::uint64_t bytes
   return found;
 }
 
+std::optional<EntryIndex> NodeCache::acquire_whole(const Key& key, std::uint64_t bytes, std::uint32_t chunks) {
+  const Held held(*this);
+  if (!held) {
+    ++counters_.no_lock;
+    return std::nullopt;
+  }
+  const EntryIndex index = directory_.find(key);
+  if (index == kNoEntry) return std::nullopt;
+  Entry& entry = directory_.entry(index);
+  const std::optional<Extent> extent = directory_.extent(entry);
+  const std::uint64_t blocks = (bytes + directory_.shape().block_bytes - 1) / directory_.shape().block_bytes;
+  if (!extent || extent->chunks != chunks || extent->blocks != blocks) return std::nullopt;
+  if (mine_[index].pins != 0 && mine_[index].extent() != *extent) return std::nullopt;
+  for (std::uint32_t i = 0; i < chunks; ++i) {
+    if (state_of(directory_.chunk_word(extent->first_block, i).load()) != ChunkState::kDone) return std::nullopt;
+  }
+  ++counters_.hits;
+  pin(index, *extent);
+  entry.last_used = directory_.header().tick.fetch_add(1) + 1;
+  entry.read.store(1);
+  return index;
+}
+
 void NodeCache::pin(EntryIndex index, const Extent& extent) {
   directory_.entry(index).pins.fetch_or(bit());
   Mine& mine = mine_[index];

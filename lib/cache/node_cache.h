@@ -91,6 +91,8 @@ class NodeCache {
   /// pushes out unread prefetches first, then what was used longest ago. Pins count: one release for each.
   std::optional<EntryIndex> acquire(const Key& key, std::uint64_t bytes, std::uint32_t chunks, std::uint32_t urgency,
                                     bool unread, std::uint64_t since, Refusal& why);
+  /// The same for an entry that is there and filled; nothing otherwise, and nothing is made.
+  std::optional<EntryIndex> acquire_whole(const Key& key, std::uint64_t bytes, std::uint32_t chunks);
   /// `stale`: nobody will ask for its version again; it goes when nobody else has it pinned.
   void release(EntryIndex entry, bool stale);
   /// Drops unpinned entries of the layer up to a version.

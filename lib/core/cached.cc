@@ -53,19 +53,54 @@ bool Core::take_from_cache(Fetch& of, std::size_t index, Clock::time_point now) 
     }
   }
 
-  want.transfer = transfer->number;
-  ++transfer->pins;
+  join_cached(of, index, *transfer, now);
+  return true;
+}
+
+void Core::join_cached(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_point now) {
+  Want& want = of.wants[index];
+  want.transfer = transfer.number;
+  ++transfer.pins;
   of.move(want, Want::State::kMoving);
-  if (of.spec.wants_views) transfer->read = true;
-  promote(*transfer, of, index);
-  cache_->want(transfer->entry, static_cast<std::uint32_t>(of.spec.urgency), of.spec.wants_views);
+  if (of.spec.wants_views) transfer.read = true;
+  promote(transfer, of, index);
+  cache_->want(transfer.entry, static_cast<std::uint32_t>(of.spec.urgency), of.spec.wants_views);
   if (options_.swap.peers != 0 && of.spec.into_slots && of.spec.wants_views &&
-      of.spec.segments == in.layout.all()) {
-    cache_->want_in_slot(transfer->entry, true);
+      of.spec.segments == layer(of.spec.layer).layout.all()) {
+    cache_->want_in_slot(transfer.entry, true);
   }
-  transfer->requested |= of.spec.segments;
-  transfer->waiting.push_back({of.number, index});
-  refresh(*transfer, now);
+  transfer.requested |= of.spec.segments;
+  transfer.waiting.push_back({of.number, index});
+  refresh(transfer, now);
+}
+
+bool Core::take_whole_from_cache(Fetch& of, std::size_t index, Clock::time_point now) {
+  // What a rank had published when it was lost is as good as ever where all of it has come to the node before.
+  Want& want = of.wants[index];
+  const Layer& in = layer(of.spec.layer);
+  if (!in.cacheable) return false;
+  const auto& options = in.experts[want.expert].options;
+  const auto source = std::find_if(options.begin(), options.end(), [&](const SourceOption& option) {
+    return option.path == CARDEA_PATH_NETWORK && !in.left.contains(option.rank) &&
+           in.versions.published(option.rank) == of.spec.version;
+  });
+  if (source == options.end()) return false;
+  // A fetch into slots must say which.
+  if (of.spec.into_slots && !of.spec.slab) return false;
+  Transfer* transfer = nullptr;
+  if (const auto found = cached_.find({of.spec.layer, want.expert, of.spec.version}); found != cached_.end()) {
+    transfer = &transfers_.at(found->second);
+    note_done(*transfer);
+    if ((of.spec.segments & ~transfer->present) != 0) return false;
+    want.source = *source;
+  } else {
+    const auto entry = cache_->acquire_whole({in.key, want.expert, of.spec.version}, in.layout.packed_bytes(),
+                                             static_cast<std::uint32_t>(in.cache_ranges.size()));
+    if (!entry) return false;
+    want.source = *source;
+    transfer = &open_entry(of, want, *entry);
+  }
+  join_cached(of, index, *transfer, now);
   return true;
 }
 
@@ -76,14 +111,19 @@ Core::Transfer* Core::open_cached(Fetch& of, const Want& want, cache::Refusal& w
                                      static_cast<std::uint32_t>(in.cache_ranges.size()),
                                      static_cast<std::uint32_t>(of.spec.urgency), !of.spec.wants_views, *of.cache_tick, why);
   if (!entry) return nullptr;
-  Transfer& opened = new_transfer(of, want);
-  opened.entry = *entry;
-  for (const ChunkRange& range : in.cache_ranges) opened.add_chunk(range);
-  cached_.emplace(std::tuple(opened.layer, opened.expert, opened.version), opened.number);
-  by_entry_.emplace(*entry, opened.number);
+  Transfer& opened = open_entry(of, want, *entry);
   // Before the first look at its chunks, so that nothing done after that look goes untold.
   cache_->wait_for(*entry, true);
   return &opened;
+}
+
+Core::Transfer& Core::open_entry(const Fetch& of, const Want& want, cache::EntryIndex entry) {
+  Transfer& opened = new_transfer(of, want);
+  opened.entry = entry;
+  for (const ChunkRange& range : layer(of.spec.layer).cache_ranges) opened.add_chunk(range);
+  cached_.emplace(std::tuple(opened.layer, opened.expert, opened.version), opened.number);
+  by_entry_.emplace(entry, opened.number);
+  return opened;
 }
 
 bool Core::note_done(Transfer& transfer) {

@@ -130,8 +130,7 @@ Core::Choice Core::choose(const Layer& of, ExpertIndex expert, const FetchSpec& 
     const auto lost = lost_.find(option.rank);
     const bool gone = of.left.contains(option.rank);
     // What it has withdrawn is gone in any case.
-    const bool readable = outlives_its_rank(option.path, spec) &&
-                          !(option.path == CARDEA_PATH_NODE_GPU && departed_.contains(option.rank));
+    const bool readable = outlives_its_rank(option);
     if (gone || (lost != lost_.end() && !readable)) {
       if (choice.kind == Choice::Kind::kLost) {
         choice.why = gone ? Status::error(CARDEA_ERR_PEER_LOST, "rank {} has left layer {}", option.rank, of.layer_id)
@@ -157,11 +156,19 @@ Core::Choice Core::choose(const Layer& of, ExpertIndex expert, const FetchSpec& 
   return choice;
 }
 
-bool Core::outlives_its_rank(cardea_path_t path, const FetchSpec& spec) const {
-  // What is mapped stays readable where it lies when its rank has died, also for a GPU. Copies between host memories go by
-  // the rank's transport, which has lost it.
-  if (path == CARDEA_PATH_NODE_GPU) return true;
-  return path == CARDEA_PATH_NODE_MAPPED && (!spec.into_slots || (spec.slab && slabs_.at(*spec.slab)->copies));
+bool Core::outlives_its_rank(const SourceOption& option) const {
+  // What is mapped stays readable where it lies when its rank has died, also for a GPU, and can be copied from there. Other
+  // copies go by the rank's transport, which has lost it.
+  if (option.path == CARDEA_PATH_NODE_GPU) return !departed_.contains(option.rank);
+  return option.path == CARDEA_PATH_NODE_MAPPED;
+}
+
+bool Core::reachable(const Layer& of, ExpertIndex expert, Rank source) const {
+  if (!lost_.contains(source)) return true;
+  const auto& options = of.experts[expert].options;
+  return std::any_of(options.begin(), options.end(), [&](const SourceOption& option) {
+    return option.rank == source && outlives_its_rank(option);
+  });
 }
 
 Status Core::check(const FetchSpec& spec, const Layer& of) {
@@ -242,6 +249,8 @@ void Core::advance(Fetch& of, std::size_t index, Clock::time_point now) {
   const Choice choice = choose(in, want.expert, of.spec);
   switch (choice.kind) {
     case Choice::Kind::kLost:
+      if (take_whole_from_cache(of, index, now)) return;
+      return fail(of, index, choice.why, now);
     case Choice::Kind::kStale:
       return fail(of, index, choice.why, now);
     case Choice::Kind::kPark:
@@ -599,6 +608,7 @@ void Core::peer_lost(Rank rank, bool left, const Status& why, Clock::time_point 
   transfers_.for_each([&](TransferNumber number, const Transfer& transfer) {
     // What is copied out of the node cache is here already.
     if (transfer.source.rank != rank || transfer.source.path == CARDEA_PATH_CACHE || transfer.by_gpu) return;
+    if (reachable(layer(transfer.layer), transfer.expert, rank)) return;
     if (!transfer.complete() && !transfer.abandoned) from.push_back(number);
   });
   for (const TransferNumber number : from) {

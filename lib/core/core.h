@@ -200,6 +200,21 @@ class Core {
   /// When time_passed should be called next.
   std::optional<Clock::time_point> next_deadline() const;
 
+  // ---- what does not move (stalls.cc)
+  /// Nothing of the chunk's expert has come for too long: its wants fail with `why`, to which where and what is added. Its
+  /// slot stays taken until the transport has completed the chunk.
+  void give_up(ChunkNumber chunk, const Status& why, Clock::time_point now);
+  struct Parked {
+    std::uint32_t layer_id = 0;
+    ExpertIndex expert = 0;
+    Rank source = kNoRank;  // the first that could still publish it
+    Version version = 0;
+    Clock::time_point since;
+  };
+  /// Of the experts that somebody wants to read and whose version is not published, the one asked for longest ago.
+  std::optional<Parked> oldest_parked() const;
+  void give_up_parked(Clock::time_point submitted_until, Clock::time_point now);
+
   // ---- questions
   Version published(LayerNumber layer, Rank source) const;
   Rank home(LayerNumber layer, ExpertIndex expert) const;
@@ -254,12 +269,14 @@ class Core {
 
   // core.cc: wants
   Choice choose(const Layer& layer, ExpertIndex expert, const FetchSpec& spec) const;
+  /// Whether its bytes at a rank can still be got at: the rank is there, or its memory is mapped.
+  bool reachable(const Layer& layer, ExpertIndex expert, Rank source) const;
   Status check(const FetchSpec& spec, const Layer& layer);
   void add_wants(Fetch& fetch, const Layer& layer);
   void advance(Fetch& fetch, std::size_t want, Clock::time_point now);
   static telemetry::Outcome outcome_of(const Fetch& of, const Want& want);
   void aim(Want& want, const SourceOption& source, const FetchSpec& spec) const;
-  bool outlives_its_rank(cardea_path_t path, const FetchSpec& spec) const;
+  bool outlives_its_rank(const SourceOption& option) const;
   void make_ready(Fetch& fetch, std::size_t want, Clock::time_point now);
   void fail(Fetch& fetch, std::size_t want, const Status& status, Clock::time_point now);
   void fail_open(Fetch& fetch, const Status& status, Clock::time_point now);
@@ -268,6 +285,7 @@ class Core {
   void close_want(Layer& layer, Version version);
   void progress(Fetch& fetch);
   void unpark(Layer& layer, Clock::time_point now);
+  Parked parked_at(const Layer& layer, const Fetch& fetch, ExpertIndex expert) const;
   void flush(Layer& layer, const std::vector<Notice>& notices);
   void send_finish_if_drained(Layer& layer);
 
@@ -322,7 +340,10 @@ class Core {
   // cached.cc: transfers into the node cache
   void plan_cache(Layer& layer) const;
   bool take_from_cache(Fetch& fetch, std::size_t want, Clock::time_point now);
+  bool take_whole_from_cache(Fetch& fetch, std::size_t want, Clock::time_point now);
+  void join_cached(Fetch& fetch, std::size_t want, Transfer& transfer, Clock::time_point now);
   Transfer* open_cached(Fetch& fetch, const Want& want, cache::Refusal& why);
+  Transfer& open_entry(const Fetch& fetch, const Want& want, cache::EntryIndex entry);
   void refresh(Transfer& transfer, Clock::time_point now);
   void go_on(Transfer& transfer, Clock::time_point now);
   bool note_done(Transfer& transfer);

@@ -284,7 +284,8 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
       transfer.origin = want.cached;
       ++transfers_.at(want.cached).pins;
     }
-  } else if (more != 0 && lost_.contains(transfer.source.rank) && !transfer.by_gpu) {
+  } else if (more != 0 && !transfer.by_gpu &&
+             !reachable(layer(of.spec.layer), want.expert, transfer.source.rank)) {
     return false;
   }
   if (transfer.spare) {

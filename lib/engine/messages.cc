@@ -14,7 +14,9 @@ enum class Opcode : std::uint8_t {
   kLayerLeft = 3,
   kRegionsGone = 4,
   kGoodbye = 5,
-  kNodeNotice = 6
+  kNodeNotice = 6,
+  kHeartbeat = 7,
+  kLossNotice = 8
 };
 
 void put(WireWriter& out, const LayerKey& key) {
@@ -124,17 +126,34 @@ void put(WireWriter& out, const Status& why) {
   out.text(std::string_view(why.message()).substr(0, kMaxReason));
 }
 
+std::string get_text(WireReader& in) {
+  std::string text = in.text(kMaxReason);
+  // It may end up in a log or on a terminal.
+  for (char& letter : text) {
+    if (static_cast<unsigned char>(letter) < 0x20 || letter == 0x7f) letter = '?';
+  }
+  return text;
+}
+
+void put(WireWriter& out, const std::vector<Rank>& ranks) {
+  out.number(static_cast<std::uint32_t>(ranks.size()));
+  for (const Rank rank : ranks) out.number(rank);
+}
+
+std::vector<Rank> get_ranks(WireReader& in) {
+  std::vector<Rank> ranks;
+  const auto count = in.number_in<std::uint32_t>(0, kMaxRanks);
+  for (std::uint32_t i = 0; i < count && !in.failed(); ++i) ranks.push_back(in.number<std::uint32_t>());
+  return ranks;
+}
+
 Status get_reason(WireReader& in) {
   const auto code = in.number_in<std::uint32_t>(0, kMaxErrorCode);
   if (code == 0) return {};
   ErrorDetail detail;
   detail.peer = in.number<std::uint32_t>();
   detail.expert = in.number<std::uint32_t>();
-  std::string message = in.text(kMaxReason);
-  // It may end up in a log or on a terminal.
-  for (char& letter : message) {
-    if (static_cast<unsigned char>(letter) < 0x20 || letter == 0x7f) letter = '?';
-  }
+  std::string message = get_text(in);
   return {static_cast<cardea_status_t>(-static_cast<std::int32_t>(code)), std::move(message), detail};
 }
 
@@ -158,6 +177,13 @@ Bytes encode(const Message& message) {
     for (const std::uint32_t region : gone->regions) out.number(region);
   } else if (const auto* node = std::get_if<NodeNotice>(&message)) {
     out.number(static_cast<std::uint8_t>(Opcode::kNodeNotice)).number(node->entry).number(node->nic);
+  } else if (const auto* heartbeat = std::get_if<Heartbeat>(&message)) {
+    out.number(static_cast<std::uint8_t>(Opcode::kHeartbeat)).number(heartbeat->flags);
+    put(out, heartbeat->silent);
+  } else if (const auto* loss = std::get_if<LossNotice>(&message)) {
+    out.number(static_cast<std::uint8_t>(Opcode::kLossNotice)).number(static_cast<std::uint8_t>(loss->how));
+    put(out, loss->ranks);
+    out.text(std::string_view(loss->why).substr(0, kMaxReason));
   } else {
     out.number(static_cast<std::uint8_t>(Opcode::kGoodbye));
   }
@@ -194,6 +220,21 @@ Result<Message> decode(ByteView bytes) {
       notice.nic = in.number<std::uint32_t>();
       if (const Status status = in.finish("node notice"); !status.ok()) return status;
       return Message(notice);
+    }
+    case Opcode::kHeartbeat: {
+      Heartbeat heartbeat;
+      heartbeat.flags = in.number_in<std::uint8_t>(0, 7);
+      heartbeat.silent = get_ranks(in);
+      if (const Status status = in.finish("heartbeat"); !status.ok()) return status;
+      return Message(std::move(heartbeat));
+    }
+    case Opcode::kLossNotice: {
+      LossNotice loss;
+      loss.how = static_cast<Loss>(in.number_in<std::uint8_t>(1, 3));
+      loss.ranks = get_ranks(in);
+      loss.why = get_text(in);
+      if (const Status status = in.finish("loss notice"); !status.ok()) return status;
+      return Message(std::move(loss));
     }
   }
   if (bytes.empty()) return Status(CARDEA_ERR_PROTOCOL, "an empty message");

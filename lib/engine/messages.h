@@ -13,6 +13,7 @@
 #include "lib/core/lane.h"
 #include "lib/core/segment_layout.h"
 #include "lib/core/versions.h"
+#include "lib/engine/liveness.h"
 
 namespace cardea::engine {
 
@@ -75,18 +76,19 @@ struct NodeNotice {
 /// The sender leaves the job of its own will.
 struct Goodbye {};
 
-using Message = std::variant<LayerAnnounce, LayerNotice, LayerLeft, RegionsGone, Goodbye, NodeNotice>;
+using Message = std::variant<LayerAnnounce, LayerNotice, LayerLeft, RegionsGone, Goodbye, NodeNotice, Heartbeat, LossNotice>;
 
 /// Caps on what a peer may claim.
 inline constexpr std::uint32_t kMaxExperts = 65536;
 inline constexpr std::uint32_t kMaxRegions = 65536;
+inline constexpr std::uint32_t kMaxRanks = 65536;
 inline constexpr std::size_t kMaxReason = 1024;
 inline constexpr std::size_t kMaxDescriptor = 8192;  // of the ucx transport: an rkey of up to 4 KiB and 12 bytes
 
 Bytes encode(const Message& message);
 /// PROTOCOL says what was malformed.
 Result<Message> decode(ByteView bytes);
-/// The layer that a message is about; nothing for RegionsGone, Goodbye and NodeNotice.
+/// The layer that a message is about; nothing for those that are about none.
 std::optional<LayerKey> layer_of(const Message& message);
 
 }  // namespace cardea::engine

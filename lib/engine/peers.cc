@@ -21,6 +21,7 @@ void Runtime::send(Rank to, const Message& message) {
 }
 
 void Runtime::say_goodbye(std::function<void()> then) {
+  left_ = true;
   for (const Rank peer : std::set<Rank>(spoken_to_)) send(peer, Goodbye{});
   if (then) enqueue(std::move(then));
 }
@@ -30,6 +31,7 @@ void Runtime::on_message(Rank from, ByteView bytes) {
   {
     const auto held = lock();
     if (lost_.contains(from)) return;
+    heard(from);
     status = receive(from, bytes);
     if (!status.ok()) lose(from, status);
     dispatch();
@@ -57,6 +59,16 @@ Status Runtime::receive(Rank from, ByteView bytes) {
     return {};
   }
 
+  if (const auto* heartbeat = std::get_if<Heartbeat>(&*message)) {
+    if (watch_) watch_->liveness.receive(from, *heartbeat, now());
+    if (watch_) carry_out_watch();
+    return {};
+  }
+  if (const auto* loss = std::get_if<LossNotice>(&*message)) {
+    if (watch_) watch_->liveness.receive(from, *loss, now());
+    if (watch_) carry_out_watch();
+    return {};
+  }
   if (const auto* notice = std::get_if<NodeNotice>(&*message)) {
     if (options_.node_of[from] != options_.node_of[options_.self])
       return Status::error(CARDEA_ERR_PROTOCOL, "rank {} of another node speaks of this node's cache", from);
@@ -124,6 +136,11 @@ void Runtime::lose(Rank peer, const Status& why) {
   }
   core_.peer_lost(peer, departed_.contains(peer), why, now());
   observer_.on_change();
+  if (!watch_) return;
+  const bool left = departed_.contains(peer);
+  const bool proven = left || options_.node_of[peer] == options_.node_of[options_.self];
+  watch_->liveness.noticed(peer, left ? Loss::kLeft : Loss::kDied, proven, why.message(), now());
+  carry_out_watch();
 }
 
 void Runtime::on_peer_lost(Rank peer, const Status& why) {
@@ -140,6 +157,7 @@ void Runtime::on_peer_lost(Rank peer, const Status& why) {
 Result<transport::Lease> Runtime::lend(Rank asker, const transport::ExpertAddress& expert, std::uint64_t offset,
                                        std::uint64_t bytes) {
   const auto held = lock();
+  heard(asker);
   const auto refuse = [&](cardea_status_t code, std::string what) {
     return Status(code,
                   fmt::format("rank {} asks rank {} for expert {} of layer {}: {}", asker, options_.self, expert.expert,

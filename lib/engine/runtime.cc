@@ -48,6 +48,8 @@ Runtime::~Runtime() = default;
 
 void Runtime::attach(std::vector<transport::Transport*> route) {
   route_ = std::move(route);
+  const auto held = lock();
+  start_watch();
 }
 
 // ---------------------------------------------------------------- carrying out
@@ -115,7 +117,9 @@ void Runtime::carry_out(const core::StartChunk& start) {
   if (copier_ && copy_by_gpu(start)) return;
   if (start.from != cache::kNoEntry) return copy_from_cache(start);
   transport::ChunkOrder order = order_for(start);
-  if (start.into == cache::kNoEntry && slabs_.at(start.slab)->on_device) bounce(start, order);
+  const bool onto_device = start.into == cache::kNoEntry && slabs_.at(start.slab)->on_device;
+  if (lost_.contains(start.source) && !onto_device && copy_from_mapping(start, order)) return;
+  if (onto_device) bounce(start, order);
   if (start.into == cache::kNoEntry || !options_.back) {
     return enqueue(
         [transport = route_[start.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });
@@ -149,11 +153,28 @@ void Runtime::copy_from_cache(const core::StartChunk& start) {
         pieces.push_back({slot_of(start, layer, segment) + offset, entry + layer.layout.offset(segment) + offset, bytes});
         payload += bytes;
       });
-  in_flight_[start.chunk] = {CARDEA_PATH_CACHE, payload, false, {}};
+  in_flight_[start.chunk] = {.path = CARDEA_PATH_CACHE, .payload = payload};
   enqueue([this, token = start.chunk, pieces = std::move(pieces)] {
     for (const Piece& piece : pieces) std::memcpy(piece.to, piece.from, piece.bytes);
     on_chunk_done(token, {});
   });
+}
+
+bool Runtime::copy_from_mapping(const core::StartChunk& start, const transport::ChunkOrder& order) {
+  // Its transport has lost the source; what is mapped of it lies where it lay.
+  const SourceRecord& source = by_number_.at(start.layer)->sources.at(start.source);
+  if (order.source_pieces.empty()) return false;
+  std::vector<std::pair<iovec, const std::byte*>> pieces;
+  for (std::size_t i = 0; i < order.source_pieces.size(); ++i) {
+    const auto mapping = source.mapped.find(order.source_pieces[i].region.region);
+    if (mapping == source.mapped.end()) return false;
+    pieces.emplace_back(order.destination[i], mapping->second + order.source_pieces[i].offset);
+  }
+  enqueue([this, token = order.token, pieces = std::move(pieces)] {
+    for (const auto& [to, from] : pieces) std::memcpy(to.iov_base, from, to.iov_len);
+    on_chunk_done(token, {});
+  });
+  return true;
 }
 
 transport::ChunkOrder Runtime::order_for(const core::StartChunk& start) {
@@ -179,7 +200,12 @@ transport::ChunkOrder Runtime::order_for(const core::StartChunk& start) {
   // Device memory that is not mapped here can't be read by a transport: its owner is asked.
   const auto readable = [&](const transport::RemotePiece& piece) { return !source.on_device.contains(piece.region.region); };
   if (!std::all_of(order.source_pieces.begin(), order.source_pieces.end(), readable)) order.source_pieces.clear();
-  in_flight_[start.chunk] = {start.lane == kNetworkIn ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY, payload, false, {}};
+  InFlight flight{start.lane == kNetworkIn ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY, payload};
+  flight.source = start.source;
+  flight.layer_id = layer.layer_id;
+  flight.expert = start.expert;
+  flight.since = now();
+  in_flight_[start.chunk] = flight;
   return order;
 }
 
@@ -428,6 +454,8 @@ void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
                            : flight->second.path == CARDEA_PATH_NODE_GPU ? bytes_.node_gpu
                                                                          : bytes_.node_copied;
     bytes += flight->second.payload;
+    if (watch_ && flight->second.source != kNoRank) watch_->moved[flight->second.source] = executor_.now();
+    if (flight->second.path == CARDEA_PATH_NETWORK) heard(flight->second.source);
   }
   in_flight_.erase(flight);
   core_.chunk_done(token, status, executor_.now());

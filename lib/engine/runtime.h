@@ -30,6 +30,7 @@
 #include "lib/engine/dump.h"
 #include "lib/engine/layer_record.h"
 #include "lib/engine/messages.h"
+#include "lib/engine/peer_watch.h"
 #include "lib/engine/regions.h"
 #include "lib/engine/stamps.h"
 #include "lib/telemetry/recorder.h"
@@ -44,6 +45,8 @@ class Observer {
   virtual void on_progress(core::FetchNumber fetch, bool done) = 0;
   /// A layer formed or failed, a collect may be over, a transfer was drained, a peer was lost.
   virtual void on_change() = 0;
+  /// Once: this rank is fenced off. Everything open has been canceled; nothing that it does reaches the others any more.
+  virtual void on_expelled(const Status&) {}
 };
 
 inline constexpr std::uint32_t kCopyChunks = 4;  // on the way within the node at one time
@@ -60,6 +63,7 @@ struct RuntimeOptions {
   std::function<Status(std::uint64_t offset, std::uint64_t bytes)> back;
   std::optional<unsigned> numa;  // of the operating system's NUMA nodes, the one where memory should come from
   int cuda_device = -1;  // this rank's GPU; -1: that of the thread that uses device memory first
+  std::optional<WatchOptions> watch;  // none: peers are lost only when their transport says so
 };
 
 /// A segment of the local experts, as in cardea_placement_t: stacked (base and stride) or a pointer each.
@@ -240,6 +244,11 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     std::uint64_t payload = 0;
     bool ordered = false;            // the GPU keeps the order of its slot
     std::shared_ptr<Bounce> bounce;  // lands in host memory first
+    Rank source = kNoRank;  // none: copied out of the node cache
+    std::uint32_t layer_id = 0;
+    ExpertIndex expert = 0;
+    Clock::time_point since{};
+    bool warned = false, given_up = false;
   };
 
   // runtime.cc
@@ -250,6 +259,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void carry_out(const core::StartChunk& start);
   transport::ChunkOrder order_for(const core::StartChunk& start);
   void copy_from_cache(const core::StartChunk& start);
+  bool copy_from_mapping(const core::StartChunk& start, const transport::ChunkOrder& order);
   std::byte* slot_of(const core::StartChunk& start, const LayerRecord& layer, std::size_t segment) const;
   Spot spot_of(const LayerRecord& layer, const core::Delivery& delivery) const;
   void enter_in_table(LayerRecord& layer, Version version, const core::Delivery& delivery, const Spot& spot);
@@ -293,6 +303,15 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   Status given_up(Rank from, const LayerRecord& layer, const Status& why) const;
   void lose(Rank peer, const Status& why);
 
+  // watch.cc
+  void start_watch();
+  void beat();
+  void arm_beat();
+  void carry_out_watch();
+  void lose_by_word(const Liveness::Lose& loss);
+  void heard(Rank from);
+  void look_for_stalls();
+
   Executor& executor_;
   const Clock::time_point began_;
   Observer& observer_;
@@ -334,6 +353,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   std::map<Rank, Status> lost_;
   std::set<Rank> departed_;
   std::set<Rank> spoken_to_;
+  std::unique_ptr<PeerWatch> watch_;
+  bool left_ = false;  // said goodbye
   struct PeerRegion {
     std::uint32_t layers = 0;
     bool gone = false;

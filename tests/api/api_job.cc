@@ -105,6 +105,10 @@ Job::Job(const cardea_config_t& config) : rank(config.rank) {
   CARDEA_MUST(cardea_group_create(context, nullptr, 0, &all));
 }
 
+Job::Job(cardea_context_t joined, unsigned joined_as) : context(joined), rank(joined_as) {
+  CARDEA_MUST(cardea_group_create(context, nullptr, 0, &all));
+}
+
 Job::~Job() {
   leave();
 }

@@ -68,6 +68,8 @@ class Job {
  public:
   Job(SharedExchange& exchange, unsigned rank, const char* node = nullptr, std::uint64_t setup_timeout = kPatience);
   explicit Job(const cardea_config_t& config);
+  /// Takes over a context.
+  Job(cardea_context_t joined, unsigned rank);
   ~Job();
   Job(const Job&) = delete;
   Job& operator=(const Job&) = delete;

@@ -28,6 +28,10 @@ TEST(Settings, DefaultsAreThoseOfTheTable) {
   EXPECT_EQ(defaults->chunk_bytes, 1048576u);
   EXPECT_EQ(defaults->chunks_in_flight, 8u);
   EXPECT_EQ(defaults->node_id, "");
+  EXPECT_EQ(defaults->watch.liveness.interval, std::chrono::seconds(1));
+  EXPECT_EQ(defaults->watch.liveness.limit, std::chrono::seconds(5));
+  EXPECT_EQ(defaults->watch.progress_limit, std::chrono::minutes(10));
+  EXPECT_EQ(defaults->watch.progress_warning, std::chrono::seconds(30));
 }
 
 TEST(Settings, TheEnvironmentReplacesDefaultsAndTheConfigurationReplacesTheEnvironment) {
@@ -54,8 +58,21 @@ TEST(Settings, TheEnvironmentReplacesDefaultsAndTheConfigurationReplacesTheEnvir
   EXPECT_EQ(given->node_id, "b");
 }
 
+TEST(Settings, HeartbeatsFollowTheLivenessLimitUnlessTheyAreSet) {
+  const Result<Settings> short_limit = settings({{"CARDEA_LIVENESS_LIMIT", "1000"}});
+  ASSERT_TRUE(short_limit.ok());
+  EXPECT_EQ(short_limit->watch.liveness.interval, std::chrono::milliseconds(200));
+  EXPECT_EQ(settings({{"CARDEA_LIVENESS_LIMIT", "60000"}})->watch.liveness.interval, std::chrono::seconds(1));
+  const Result<Settings> both = settings({{"CARDEA_LIVENESS_LIMIT", "1000"}, {"CARDEA_HEARTBEAT", "500"}});
+  ASSERT_TRUE(both.ok());
+  EXPECT_EQ(both->watch.liveness.interval, std::chrono::milliseconds(500));
+  EXPECT_EQ(settings({{"CARDEA_HEARTBEAT", "2501"}}).status().code(), CARDEA_ERR_CONFIGURATION);
+  EXPECT_EQ(settings({{"CARDEA_PROGRESS_LIMIT", "100"}})->watch.progress_warning, std::chrono::seconds(5));
+}
+
 TEST(Settings, AValueThatIsWrongIsAnErrorThatNamesVariableAndValue) {
-  for (const char* const name : {"CARDEA_SETUP_TIMEOUT", "CARDEA_CHUNK_BYTES", "CARDEA_CHUNKS_IN_FLIGHT"}) {
+  for (const char* const name : {"CARDEA_SETUP_TIMEOUT", "CARDEA_CHUNK_BYTES", "CARDEA_CHUNKS_IN_FLIGHT", "CARDEA_HEARTBEAT",
+                                 "CARDEA_LIVENESS_LIMIT", "CARDEA_PROGRESS_LIMIT"}) {
     for (const char* const value : {"", "0", "-1", "x", "10s", "1e3", " 4096", "4096 ", "0x1000", "99999999999999999999"}) {
       const Result<Settings> wrong = settings({{name, value}});
       ASSERT_FALSE(wrong.ok()) << name << "=" << value;

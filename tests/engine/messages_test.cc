@@ -35,7 +35,10 @@ std::vector<Message> one_of_each() {
           LayerLeft{{3, 4}, Status(CARDEA_ERR_MISMATCH, "two homes", {.peer = 5, .expert = 6})},
           RegionsGone{{1, 2, 300000}},
           Goodbye{},
-          NodeNotice{17, 0}};
+          NodeNotice{17, 0},
+          Heartbeat{},
+          Heartbeat{Heartbeat::kAsk | Heartbeat::kAccuse, {1, 70000, 3}},
+          LossNotice{Loss::kExpelled, {5, 6}, "silent"}};
 }
 
 /// A message of an announcement up to the number of its experts, which the caller adds.

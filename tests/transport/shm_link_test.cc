@@ -288,7 +288,7 @@ TEST_F(ShmLink, CloseGivesUpOnAPeerThatDoesNotRead) {
   transport_->close([&] { closed = true; });
   EXPECT_FALSE(closed);
   ASSERT_TRUE(run_until([&] { return closed; }));
-  EXPECT_GE(Clock::now() - before, std::chrono::milliseconds(400));
+  EXPECT_GE(Clock::now() - before, std::chrono::milliseconds(200));
   EXPECT_EQ(notes_.done.at(7).code(), CARDEA_ERR_CANCELED);
   EXPECT_TRUE(notes_.losses.empty());
 }

@@ -14,6 +14,7 @@
 
 #include "lib/base/wire.h"
 #include "lib/transport/shm/ancillary.h"
+#include "lib/transport/shm/life_lock.h"
 #include "lib/transport/shm/rank_segment.h"
 
 namespace cardea::shm {
@@ -65,7 +66,7 @@ bool Handshake::identify_peer() {
     return false;
   }
   process_.pid = peer.pid;
-  if (peer.pid > 0) {
+  if (peer.pid > 0 && context_.pidfds) {
     process_.descriptor.reset(static_cast<int>(syscall(SYS_pidfd_open, peer.pid, 0)));
     process_.start_time = start_time_of(peer.pid);
   }
@@ -136,6 +137,7 @@ void Handshake::take_segment_message() {
     return failed(CARDEA_ERR_PROTOCOL, "the peer passed no rank segment");
   }
   Result<SharedMapping> segment = open_rank_segment(received_.get(), peer_);
+  if (segment.ok() && !process_.descriptor && life_lock_held(received_.get())) process_.lock = std::move(received_);
   received_.reset();
   if (!segment.ok()) return fail(segment.status());
   segment_ = std::move(*segment);

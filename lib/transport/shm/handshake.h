@@ -33,6 +33,7 @@ struct HandshakeContext {
   std::uint32_t world_size = 0;
   Rank self = kNoRank;
   const SharedMemory* segment = nullptr;  // this rank's
+  bool pidfds = true;                     // false: as where processes cannot be seen
 };
 
 /// Of a process on this machine; together they never name another one.
@@ -40,6 +41,7 @@ struct ProcessIdentity {
   pid_t pid = 0;                 // in this process's pid namespace; 0 if it cannot be seen from here
   std::uint64_t start_time = 0;  // clock ticks after boot, field 22 of /proc/PID/stat; 0 if unknown
   UniqueFd descriptor;           // pidfd: readable when the process has ended; none if pid is 0
+  UniqueFd lock;                 // its rank segment, if it holds the life lock there and pidfds tell nothing of it
 };
 
 class Handshake {

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "lib/transport/shm/ancillary.h"
+#include "lib/transport/shm/life_lock.h"
 
 namespace cardea::shm {
 namespace {
@@ -21,14 +22,15 @@ constexpr std::size_t kDrainLimit = 64 << 20;  // what a socket's buffer can hol
 
 }  // namespace
 
-Link::Link(asio::io_context& io, Rank peer, UniqueFd socket, UniqueFd process, LinkUser& user)
-    : peer_(peer), user_(user), socket_(io, socket.release()), process_(io) {
+Link::Link(asio::io_context& io, Rank peer, UniqueFd socket, UniqueFd process, UniqueFd lock, LinkUser& user)
+    : peer_(peer), user_(user), socket_(io, socket.release()), process_(io), lock_(std::move(lock)), lock_timer_(io) {
   if (process) process_.assign(process.release());
 }
 
 void Link::start() {
   wait_readable();
   watch_process();
+  watch_lock();
 }
 
 void Link::wait_readable() {
@@ -49,8 +51,20 @@ void Link::watch_process() {
   });
 }
 
+// The same, where only the lock tells. Nobody is waked by a lock that becomes free.
+void Link::watch_lock() {
+  if (process_.is_open() || !lock_) return;
+  lock_timer_.expires_after(kLookAtLock);
+  lock_timer_.async_wait([weak = weak_from_this()](const boost::system::error_code& error) {
+    const auto self = weak.lock();
+    if (!self || !self->open_ || error) return;
+    if (life_lock_held(self->lock_.get())) return self->watch_lock();
+    self->break_soon(Status::error(CARDEA_ERR_PEER_LOST, "rank {}: its process has ended", self->peer_));
+  });
+}
+
 bool Link::process_ended() {
-  if (!process_.is_open()) return false;
+  if (!process_.is_open()) return lock_ && !life_lock_held(lock_.get());
   pollfd polled{process_.native_handle(), POLLIN, 0};
   return ::poll(&polled, 1, 0) == 1;
 }
@@ -117,7 +131,7 @@ Status Link::parse() {
 }
 
 void Link::send(FrameType type, Bytes body, UniqueFd descriptor) {
-  if (!open_ || breaking_) return;
+  if (!open_ || breaking_ || finishing_) return;
   Frame frame;
   frame.header = encode_header(type, body.size());
   frame.bytes = kHeaderBytes + body.size();
@@ -164,6 +178,7 @@ void Link::pump() {
     current_.reset();
     if (bulk) user_.bulk_sent(peer_);
   }
+  if (open_ && finishing_ && drained()) return close();
   if (open_ && !breaking_) user_.on_drained(peer_);
 }
 
@@ -243,12 +258,18 @@ void Link::broken(const Status& why) {
   user_.on_broken(peer_, why.with_peer(peer_));
 }
 
+void Link::close_when_drained() {
+  finishing_ = true;
+  if (drained()) close();
+}
+
 void Link::close() {
   if (!open_) return;
   open_ = false;
   boost::system::error_code ignored;
   socket_.close(ignored);
   process_.close(ignored);
+  lock_timer_.cancel();
   queue_.clear();
   current_.reset();
   descriptors_.clear();

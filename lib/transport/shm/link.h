@@ -56,9 +56,11 @@ class Link : public std::enable_shared_from_this<Link> {
  public:
   static constexpr std::size_t kMaxQueued = 256 << 20;
   static constexpr std::size_t kReadPerTurn = 256 << 10;
+  static constexpr std::chrono::milliseconds kLookAtLock{200};
 
-  /// `process` is a pidfd or none. `user` must outlive the link or close() it before.
-  Link(boost::asio::io_context& io, Rank peer, UniqueFd socket, UniqueFd process, LinkUser& user);
+  /// `process` is a pidfd or none; `lock` a file with the peer's life lock, to be looked at where there is no pidfd. `user`
+  /// must outlive the link or close() it before.
+  Link(boost::asio::io_context& io, Rank peer, UniqueFd socket, UniqueFd process, UniqueFd lock, LinkUser& user);
 
   void start();
   /// Queues a frame, and a descriptor to go with it. Too much in the queue breaks the link.
@@ -69,6 +71,8 @@ class Link : public std::enable_shared_from_this<Link> {
   bool drained() const { return !current_ && queue_.empty(); }
   /// Breaks it from outside: on_broken follows.
   void fail(Status why);
+  /// Closes once what is queued has left; takes nothing more.
+  void close_when_drained();
   void close();
   /// Whether the peer's process has ended; false if that cannot be known.
   bool process_ended();
@@ -87,6 +91,7 @@ class Link : public std::enable_shared_from_this<Link> {
   void wait_readable();
   void wait_writable();
   void watch_process();
+  void watch_lock();
   bool read_some(std::size_t limit);
   Status parse();
   void pump();
@@ -100,8 +105,11 @@ class Link : public std::enable_shared_from_this<Link> {
   LinkUser& user_;
   boost::asio::posix::stream_descriptor socket_;
   boost::asio::posix::stream_descriptor process_;
+  const UniqueFd lock_;
+  boost::asio::steady_timer lock_timer_;
   bool open_ = true;
   bool breaking_ = false;
+  bool finishing_ = false;
 
   std::deque<Frame> queue_;
   std::size_t queued_bytes_ = 0;

@@ -96,7 +96,8 @@ Result<Membership> prove_membership(bootstrap::Exchange& exchange, const std::st
       out_of_reach.emplace(rank, Status(CARDEA_ERR_SYSTEM, "they are in different network namespaces"));
     }
   }
-  const HandshakeContext context{exchange.secret(), exchange.job_id(), exchange.world_size(), self, &*segment};
+  const HandshakeContext context{exchange.secret(), exchange.job_id(), exchange.world_size(), self,
+                                 &*segment,         options.pidfds};
   Meeting meeting = meet(*point, context, expected, options.handshake_timeout,
                          std::min(deadline, Clock::now() + options.handshake_timeout));
   Result<std::vector<std::vector<bool>>> proved = exchange_proofs(exchange, meeting, deadline);

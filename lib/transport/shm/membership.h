@@ -32,13 +32,14 @@ struct Membership {
   std::vector<std::string> host_names;  // by rank, as each gave it
   std::vector<Rank> node_ranks;         // of this rank's node, itself included, ascending
   std::vector<NodeLink> links;          // to the others of node_ranks, ascending
-  SharedMemory segment;                 // this rank's, which the others have mapped
+  SharedMemory segment;                 // this rank's, which the others have mapped; its life lock lasts as long as this
 };
 
 struct MembershipOptions {
   std::chrono::milliseconds handshake_timeout{5000};  // for a proposed peer to prove itself, and for a stranger to go away
   /// Pretends another host; empty: gethostname().
   std::string host_name;
+  bool pidfds = true;  // false: as in a container that does not see the others' processes
 };
 
 /// `node_id` comes from the configuration (CARDEA_NODE_ID); empty is an identity like any other.

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "lib/base/crypto.h"
+#include "lib/transport/shm/life_lock.h"
 
 namespace cardea::shm {
 
@@ -26,6 +27,7 @@ Result<SharedMemory> make_rank_segment(Rank rank) {
   header.rank = rank;
   crypto::random(header.nonce);
   std::memcpy(memory->data(), &header, sizeof header);
+  if (const Status status = hold_life_lock(memory->descriptor()); !status.ok()) return status;
   return memory;
 }
 

@@ -31,7 +31,7 @@ static_assert(std::is_trivially_copyable_v<RankSegmentHeader> && sizeof(RankSegm
 /// Of field names, offsets and sizes: two builds that lay the header out differently never share it.
 std::uint64_t segment_layout_hash();
 
-/// This rank's segment, filled in. NO_MEMORY, SYSTEM.
+/// This rank's segment, filled in, and locked (life_lock.h) for as long as it exists. NO_MEMORY, SYSTEM.
 Result<SharedMemory> make_rank_segment(Rank rank);
 
 /// Maps what a peer passed and checks its header. PROTOCOL names the field that is wrong.

@@ -39,7 +39,7 @@ ShmTransport::ShmTransport(asio::io_context& io, transport::Listener& listener, 
     peer.pid = link.process.pid;
     peer.read_memory = options.allow_process_vm_readv && peer.pid > 0;
     peer.link = std::make_shared<Link>(io, link.rank, std::move(link.socket), std::move(link.process.descriptor),
-                                       static_cast<LinkUser&>(*this));
+                                       std::move(link.process.lock), static_cast<LinkUser&>(*this));
     peer.lender = std::make_shared<Lender>(listener, link.rank);
   }
 }
@@ -359,7 +359,7 @@ void ShmTransport::disconnect(Rank rank) {
   Peer* const peer = living(rank);
   if (peer == nullptr) return;
   peer->lost = true;
-  peer->link->close();
+  peer->link->close_when_drained();  // what it was told last may tell it why
   for (const PullPtr& pull : take_pulls(rank))
     finish_soon(*pull, Status::error(CARDEA_ERR_PEER_LOST, "rank {} was disconnected", rank));
   post([lender = peer->lender] { lender->stop(); });

@@ -26,7 +26,7 @@ namespace cardea::shm {
 class ShmTransport final : public transport::Transport, private LinkUser {
  public:
   static constexpr std::uint64_t kBytesPerTurn = 256 << 10;
-  static constexpr std::chrono::milliseconds kFlushTime{500};
+  static constexpr std::chrono::milliseconds kFlushTime{300};
 
   ShmTransport(boost::asio::io_context& io, transport::Listener& listener, Rank self, std::vector<NodeLink> links,
                const ShmOptions& options);

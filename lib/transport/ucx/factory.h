@@ -48,8 +48,8 @@ struct UcxOptions {
   /// How long to keep polling after the last progress before sleeping.
   Nanoseconds spin{0};
   /// How long close() waits for queued messages, and then for UCX to let go of memory before the worker is destroyed.
-  Nanoseconds flush_timeout = std::chrono::milliseconds(500);
-  Nanoseconds drain_timeout = std::chrono::seconds(2);
+  Nanoseconds flush_timeout = std::chrono::milliseconds(300);
+  Nanoseconds drain_timeout = std::chrono::seconds(1);
   /// UCX settings such as {"TCP_NODELAY", "y"}, each used only if UCX_<name> is not in the environment.
   std::vector<std::pair<std::string, std::string>> defaults;
 };

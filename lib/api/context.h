@@ -80,6 +80,7 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   bool on_engine_thread() const { return std::this_thread::get_id() == thread_.get_id(); }
 
   Rank self() const { return self_; }
+  const RankPlace& place() const { return place_; }
   const std::vector<Node>& node_of() const { return node_of_; }
   const std::string& host_of(Rank rank) const { return hosts_[rank]; }
   std::string_view transport_of(Rank rank) const;

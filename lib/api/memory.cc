@@ -5,6 +5,7 @@
 #include "lib/api/last_error.h"
 #include "lib/api/object.h"
 #include "lib/api/structs.h"
+#include "lib/base/numa_preference.h"
 
 using cardea::Result;
 using cardea::Status;
@@ -34,11 +35,11 @@ Result<std::shared_ptr<Context>> context_of(cardea_context_t context, std::uint3
   return found;
 }
 
-/// on_host(context) runs with the mutex held, on_device(context) without; each returns a region's number, which becomes a
-/// handle.
-template <typename OnHost, typename OnDevice>
+/// prepare() runs first, for host memory. on_host(context) runs with the mutex held, on_device(context) without; each returns
+/// a region's number, which becomes a handle.
+template <typename Prepare, typename OnHost, typename OnDevice>
 cardea_status_t make_memory(cardea_context_t context, uint64_t bytes, const cardea_memory_kind_t& kind,
-                            cardea_memory_t* memory, OnHost on_host, OnDevice on_device) noexcept {
+                            cardea_memory_t* memory, Prepare prepare, OnHost on_host, OnDevice on_device) noexcept {
   return guarded([&]() -> Status {
     if (memory == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "memory is null");
     if (bytes == 0) return Status(CARDEA_ERR_INVALID_ARGUMENT, "bytes is 0");
@@ -47,6 +48,10 @@ cardea_status_t make_memory(cardea_context_t context, uint64_t bytes, const card
     Context& in = **found;
     Result<engine::RegionNumber> region = Status();
     if (number_of(kind) == CARDEA_MEMORY_CUDA) region = on_device(in);
+    if (number_of(kind) == CARDEA_MEMORY_HOST) {
+      const cardea::NumaPreference near(in.place().numa);
+      prepare();
+    }
     const auto held = in.lock();
     if (number_of(kind) == CARDEA_MEMORY_HOST) region = on_host(in);
     if (!region.ok()) return region.status();
@@ -59,8 +64,14 @@ cardea_status_t make_memory(cardea_context_t context, uint64_t bytes, const card
 
 cardea_status_t cardea_memory_alloc(cardea_context_t context, uint64_t bytes, cardea_memory_kind_t kind,
                                     cardea_memory_t* memory) CARDEA_NOEXCEPT {
+  // Bringing in gigabytes takes seconds, in which the engine must not wait for the mutex.
+  Result<cardea::SharedMemory> made = Status();
   return make_memory(
-      context, bytes, kind, memory, [&](Context& in) { return in.runtime().allocate(bytes); },
+      context, bytes, kind, memory, [&] { made = engine::Regions::make(bytes); },
+      [&](Context& in) -> Result<engine::RegionNumber> {
+        if (!made.ok()) return made.status();
+        return in.runtime().adopt(std::move(*made));
+      },
       [&](Context& in) { return in.runtime().allocate_device(bytes); });
 }
 
@@ -74,7 +85,7 @@ cardea_status_t cardea_memory_register(cardea_context_t context, void* address, 
     return {};
   };
   return make_memory(
-      context, bytes, kind, memory,
+      context, bytes, kind, memory, [] {},
       [&](Context& in) -> Result<engine::RegionNumber> {
         if (const Status status = check(); !status.ok()) return status;
         return in.runtime().register_private(address, bytes);
@@ -143,6 +154,11 @@ cardea_status_t cardea_slab_create(cardea_context_t context, const cardea_slab_d
       Result<engine::SlabMemory> on_device = in.runtime().slab_memory(*layout, given->num_slots, places);
       if (!on_device.ok()) return on_device.status();
       memory = std::move(*on_device);
+    } else if (places.empty()) {
+      const cardea::NumaPreference near(in.place().numa);
+      Result<engine::LandingMemory> landing = engine::Runtime::make_landing_memory(*layout, given->num_slots);
+      if (!landing.ok()) return landing.status();
+      memory.landing = std::move(*landing);
     }
     const auto held = in.lock();
     Result<std::shared_ptr<engine::SlabRecord>> made =

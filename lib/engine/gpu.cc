@@ -134,7 +134,7 @@ Result<RegionNumber> Runtime::register_device(void* base, std::uint64_t bytes) {
 Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::uint32_t slots,
                                          const std::vector<Placement>& places) {
   if (const Status status = use_device(); !status.ok()) return status;
-  SlabMemory memory{true, {}};
+  SlabMemory memory{true, {}, {}};
   const cuda::Device& device = *copier_->device();
   for (std::size_t s = 0; s < places.size(); ++s) {
     if (const Status status = cuda::check_residence(device, places[s].base); !status.ok())

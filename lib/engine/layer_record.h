@@ -36,10 +36,11 @@ struct SlabRecord {
   }
 };
 
-/// Where a slab is to lie; with device memory made for it beforehand, unless the rows are the framework's.
+/// Where a slab is to lie; with the memory made for it beforehand, unless the rows are the framework's.
 struct SlabMemory {
   bool on_device = false;
   std::shared_ptr<cuda::DeviceMemory> own;
+  LandingMemory landing;  // in host memory
 };
 
 /// Another rank as a source of the layer.

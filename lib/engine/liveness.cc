@@ -112,6 +112,7 @@ void Liveness::receive(Rank from, const LossNotice& notice, Clock::time_point no
 void Liveness::noticed(Rank rank, Loss how, bool proven, const std::string& why, Clock::time_point now) {
   if (expelled_ || !alive_.contains(rank)) return;
   const bool told_already = later_.erase(rank) != 0;
+  if (now - due_ > options_.limit / 2) back_from_stop(now);  // its sockets were looked at before its timer
   if (resumed_ && !proven) {
     // After a long stop a broken connection may mean that the other end has fenced this rank.
     broken_.insert(rank);
@@ -165,11 +166,7 @@ void Liveness::time_passed(Clock::time_point now) {
     for (auto& [rank, watch] : watches_) watch.heard = std::min(now, watch.heard + overrun);
     for (auto& [rank, later] : later_) later.when += overrun;
     if (round_) round_->decide = std::max(round_->decide, now + options_.interval / 2);
-    if (overrun > options_.limit / 2) {
-      resumed_ = now;
-      then_ = alive_;
-      broken_.clear();
-    }
+    if (overrun > options_.limit / 2) back_from_stop(now);
   }
   if (resumed_ && now - *resumed_ > options_.limit) resumed_.reset();
   if (now >= next_beat_) {
@@ -195,6 +192,13 @@ void Liveness::time_passed(Clock::time_point now) {
     if (round_ && !expelled_ && now >= round_->decide) decide(now);
   }
   set_due(now);
+}
+
+void Liveness::back_from_stop(Clock::time_point now) {
+  if (resumed_ && now - *resumed_ < options_.limit) return;
+  resumed_ = now;
+  then_ = alive_;
+  broken_.clear();
 }
 
 void Liveness::set_due(Clock::time_point now) {

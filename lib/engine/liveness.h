@@ -123,6 +123,7 @@ class Liveness {
   void remove(const std::set<Rank>& ranks, Loss how, const std::string& why, Rank told_by, Clock::time_point now);
   void pass_on(const LossNotice& notice, Rank told_by);
   void expel(Rank peer, std::string why);
+  void back_from_stop(Clock::time_point now);
   void set_due(Clock::time_point now);
 
   const Rank self_;

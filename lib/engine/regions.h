@@ -39,10 +39,16 @@ class Regions {
 
   /// Zeroed memory. NO_MEMORY, SYSTEM.
   Result<RegionNumber> allocate(std::uint64_t bytes) {
-    Result<SharedMemory> memory = SharedMemory::create("cardea", bytes);
+    Result<SharedMemory> memory = make(bytes);
     if (!memory.ok()) return memory.status();
-    std::byte* const base = memory->data();
-    return add(Region{base, bytes, std::move(*memory), 0, false, {}});
+    return adopt(std::move(*memory));
+  }
+  /// The two halves of it: the first takes long for many bytes, and needs no mutex.
+  static Result<SharedMemory> make(std::uint64_t bytes) { return SharedMemory::create("cardea", bytes); }
+  RegionNumber adopt(SharedMemory memory) {
+    std::byte* const base = memory.data();
+    const std::uint64_t bytes = memory.size();
+    return add(Region{base, bytes, std::move(memory), 0, false, {}});
   }
   RegionNumber add_private(void* base, std::uint64_t bytes, bool implicit) {
     return add(Region{static_cast<std::byte*>(base), bytes, {}, 0, implicit, {}});

@@ -249,6 +249,14 @@ Result<Runtime::SlabPlan> Runtime::plan_slab(const core::SegmentLayout& layout, 
   return plan;
 }
 
+Result<LandingMemory> Runtime::make_landing_memory(const core::SegmentLayout& layout, std::uint32_t slots) {
+  const Result<SlabPlan> plan = plan_slab(layout, slots);
+  if (!plan.ok()) return plan.status();
+  Result<LandingMemory> memory = LandingMemory::create(plan->bytes);
+  if (!memory.ok()) return memory.status().within(fmt::format("slab of {} slots, {} bytes", slots, plan->bytes));
+  return memory;
+}
+
 Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout layout, std::uint32_t slots,
                                                          std::uint32_t first_slot, const std::vector<Placement>& places,
                                                          SlabMemory memory) {
@@ -264,10 +272,7 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
       slab->device_memory = std::move(memory.own);
       data = slab->device_memory->data();
     } else {
-      const NumaPreference near(options_.numa);
-      Result<LandingMemory> landing = LandingMemory::create(plan->bytes);
-      if (!landing.ok()) return landing.status().within(fmt::format("slab of {} slots, {} bytes", slots, plan->bytes));
-      slab->memory = std::move(*landing);
+      slab->memory = std::move(memory.landing);
       data = slab->memory.data();
     }
     for (const std::uint64_t start : plan->starts) slab->base.push_back(data + start);

@@ -160,6 +160,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     const NumaPreference near(options_.numa);
     return regions_.allocate(bytes);
   }
+  RegionNumber adopt(SharedMemory memory) { return regions_.adopt(std::move(memory)); }
   RegionNumber register_private(void* base, std::uint64_t bytes) { return regions_.add_private(base, bytes, false); }
   Regions::Region& region(RegionNumber number) { return regions_.at(number); }
   /// BUSY while layers lie in it.
@@ -172,6 +173,9 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   static Result<SlabPlan> plan_slab(const core::SegmentLayout& layout, std::uint32_t slots);
   /// Finds the device, and makes the memory unless the rows are the framework's. Without the mutex.
   Result<SlabMemory> slab_memory(const core::SegmentLayout& layout, std::uint32_t slots, const std::vector<Placement>& places);
+  /// The landing memory of a slab in host memory. It takes long for many bytes: without the mutex.
+  static Result<LandingMemory> make_landing_memory(const core::SegmentLayout& layout, std::uint32_t slots);
+  /// `memory`: of one of the two before, unless there are places in host memory.
   Result<std::shared_ptr<SlabRecord>> create_slab(core::SegmentLayout layout, std::uint32_t slots, std::uint32_t first_slot,
                                                   const std::vector<Placement>& places, SlabMemory memory = {});
   /// BUSY; IN_PROGRESS while copies into it are under way.

@@ -354,7 +354,7 @@ TEST(Liveness, WhoWasStoppedAndFindsMostConnectionsClosedTakesItselfForExpelled)
   job.stop(3);
   job.run_for(seconds(60));
   job.cut = [](Rank, Rank) { return true; };  // and what they had told it does not reach it
-  job.at(3).time_passed(job.time.now());
+  // Whether its timer or its sockets are looked at first.
   job.at(3).noticed(0, Loss::kDied, false, "connection reset", job.time.now());
   EXPECT_FALSE(job.at(3).expelled());
   job.at(3).noticed(1, Loss::kDied, false, "connection reset", job.time.now());

@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: tests/run.sh [--preset NAME]... [--lint] [--gpu] [-j JOBS] [-R REGEX]
+usage: tests/run.sh [--preset NAME]... [--lint] [--gpu] [--full] [-j JOBS] [-R REGEX]
        tests/run.sh --chaos SECONDS [--seed N] [--preset NAME]
 
 Installs what is missing (Debian 12, Ubuntu 24.04; as root or by sudo), then configures, builds and tests each preset in
@@ -14,6 +14,7 @@ build/NAME. Shows each phase, what fails, what is skipped, and ctest's summary o
   --preset NAME  release, debug, asan or tsan; may be given several times (default: release)
   --lint         also check the names in every source file by clang-tidy (a few minutes; must be installed)
   --gpu          only the tests that use the machine's GPUs, one at a time
+  --full         then runs every case of the kill matrix, not only those of each run (a few minutes)
   -j JOBS        how many compilers and tests run at once (default: the number of cores)
   -R REGEX       only tests whose names match, as for ctest
   --chaos SECONDS  instead of the tests, random jobs under random kills, stops and cancels for so long, every byte of
@@ -29,7 +30,7 @@ wrong() {
 }
 
 presets=()
-lint=
+lint= full=
 chaos=
 seed=()
 jobs=$(nproc)
@@ -50,6 +51,7 @@ while (($#)); do
              chaos=$2; shift 2 ;;
     --seed) [[ ${2-} =~ ^[1-9][0-9]*$ ]] || wrong "--seed takes a number, not '${2-}'"
             seed=(--seed "$2"); shift 2 ;;
+    --full) full=1; shift ;;
     --help|-h) usage; exit 0 ;;
     *) wrong "unknown option '$1'" ;;
   esac
@@ -95,6 +97,13 @@ failed=()
 for preset in "${presets[@]}"; do
   test_preset "$preset" || failed+=("$preset")
 done
+if [[ $full ]]; then
+  for preset in "${presets[@]}"; do
+    [[ $preset != tsan ]] || continue  # its ranks fork from threads
+    echo "$preset: the whole kill matrix"
+    "build/$preset/bin/kill_matrix" --full || failed+=("$preset: kill matrix")
+  done
+fi
 if [[ $lint ]]; then
   cardea_quiet build/release/configure.log "names: configuring" cmake --preset release &&
     cardea_quiet build/release/naming.log "names: checking" tests/lint/naming.sh build/release "$jobs" || failed+=(lint)

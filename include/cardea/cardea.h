@@ -210,15 +210,15 @@ typedef struct cardea_config {
 CARDEA_API cardea_status_t cardea_context_create(const cardea_config_t *config, cardea_context_t *context) CARDEA_NOEXCEPT;
 
 /*
- * Leaves the job: cancels what is in flight, waits (at most 2.5 s) until no hardware writes into this rank's memory, stops
+ * Leaves the job: cancels what is in flight, waits (at most 2 s) until no hardware writes into this rank's memory, stops
  * the engine and frees every object of the context, whose handles become invalid. Ranks that fetch from this one later
- * get PEER_LOST. Calls that other threads have in flight return CARDEA_ERR_CANCELED.
+ * get PEER_LOST. Calls that other threads have in flight return CARDEA_ERR_CANCELED. Works on a context that was aborted or expelled, too.
  */
 CARDEA_API cardea_status_t cardea_context_destroy(cardea_context_t context) CARDEA_NOEXCEPT;
 
 /*
  * Makes every waiting call and every open fetch of the context end with CARDEA_ERR_CANCELED, and every later call but
- * destroy return it. Never waits. Safe from a signal-handling thread (not from a signal handler).
+ * destroy return it. (If the others have expelled this rank, all of that happens by itself, with CARDEA_ERR_EXPELLED.) Never waits. Safe from a signal-handling thread (not from a signal handler).
  */
 CARDEA_API cardea_status_t cardea_context_abort(cardea_context_t context) CARDEA_NOEXCEPT;
 
@@ -236,7 +236,7 @@ typedef struct cardea_rank_info {
   size_t size;
   uint32_t rank;
   uint32_t node;
-  uint32_t alive;            /* 0 once the rank was lost or has left */
+  uint32_t alive;            /* 0 once the rank was lost or has left, whoever noticed it */
   char host[64];             /* host name it gave, possibly cut */
   char transport[32];        /* "self", "shm" or "ucx" */
 } cardea_rank_info_t;
@@ -456,7 +456,7 @@ CARDEA_API cardea_status_t cardea_layer_create(cardea_group_t group, const carde
 
 /*
  * Ends this rank's part in the layer; members that fetch experts homed here get PEER_LOST from then on. Waits (at most
- * 2 s) for transfers that others have in flight from it.
+ * 1.5 s) for transfers that others have in flight from it.
  * Errors: BUSY (open fetches or views).
  */
 CARDEA_API cardea_status_t cardea_layer_destroy(cardea_layer_t layer) CARDEA_NOEXCEPT;

@@ -77,7 +77,7 @@ void Runtime::look_for_stalls() {
   if (time - watch.looked < watch.options.liveness.interval) return;
   watch.looked = time;
   const auto lane_name = [](const InFlight& flight) {
-    return flight.path == CARDEA_PATH_NETWORK ? "network in" : "copies within the node";
+    return flight.path == CARDEA_PATH_NETWORK ? "network-in" : "node-copy";
   };
   std::vector<std::pair<core::ChunkNumber, Status>> given_up;
   for (auto& [chunk, flight] : in_flight_) {

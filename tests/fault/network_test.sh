@@ -1,0 +1,163 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# network_test.sh CASE CLUSTER PEER: three emulated hosts, a rank on each, whose network misbehaves while they fetch. A fetch
+# completes with the right bytes, or fails naming peer and path; who is cut off is expelled. Each case proves by the kernel's
+# own counters or states that its fault happened. 77: skipped.
+set -euo pipefail
+case=$1 cluster=$2 peer=$3
+
+skip() { echo "skipped: $1"; exit 77; }
+[[ $EUID -eq 0 ]] || skip "network namespaces need root"
+command -v ip >/dev/null && command -v tc >/dev/null || skip "no ip or tc here (package iproute2)"
+probe=cardea-$$-probe
+ip netns add "$probe" 2>/dev/null || skip "this system lets nobody make network namespaces"
+possible=1
+{
+  ip -n "$probe" link add bridge type bridge && ip -n "$probe" link add one type veth peer name other &&
+    tc -n "$probe" qdisc add dev one root tbf latency 20ms rate 1mbit burst 131072 && unshare --uts true
+} 2>/dev/null || possible=''
+netem=''
+! tc -n "$probe" qdisc add dev other root netem delay 1ms 2>/dev/null || netem=1
+ip netns delete "$probe"
+[[ $possible ]] || skip "no bridges, veth pairs, tbf or UTS namespaces here"
+
+work=$(mktemp -d)
+pid=''
+finish() {
+  [[ -z $pid ]] || kill -TERM "$pid" 2>/dev/null || true
+  [[ -z $pid ]] || wait "$pid" 2>/dev/null || true
+  rm -rf "$work"
+}
+trap finish EXIT
+fail() {
+  echo "FAILED: $1"
+  cat "$work/output" || true
+  exit 1
+}
+output() { grep -E "$1" "$work/output" 2>/dev/null || true; }
+expect() { [[ $(output "$1") ]] || fail "nobody said: $1"; }
+expect_not() { [[ -z $(output "$1") ]] || fail "somebody said: $(output "$1" | head -1)"; }
+eventually() {
+  local end=$((SECONDS + $1))
+  shift
+  until "$@"; do
+    ((SECONDS < end)) || fail "never came true: $*"
+    kill -0 "$pid" 2>/dev/null || fail "the job ended before: $*"
+    sleep 0.05
+  done
+}
+count_is() { (($(output "$2" | wc -l) >= $1)); }
+
+# start SECONDS BYTES: the job, until all three ranks fetch.
+start() {
+  export CARDEA_LIVENESS_LIMIT=${limit-2000} CARDEA_CHUNK_BYTES=65536 CARDEA_DEBUG=ERROR
+  "$cluster" --hosts 3 --timeout 240 -- "$peer" "$1" "$2" >"$work/output" 2>&1 &
+  pid=$!
+  eventually 120 count_is 3 ': fetching$'
+}
+# ends: successfully.
+ends() {
+  local status=0
+  wait "$pid" || status=$?
+  pid=''
+  ((status == 0)) || fail "the job ended with status $status"
+}
+# shape HOST RATE BURST QUEUE: both directions of its link.
+shape() {
+  tc -n "cardea-$pid-$1" qdisc replace dev eth0 root tbf rate "$2" burst "$3" limit "$4"
+  tc -n "cardea-$pid-switch" qdisc replace dev "port$1" root tbf rate "$2" burst "$3" limit "$4"
+}
+dropped() { tc -s -n "$1" qdisc show dev "$2" | sed -nE 's/.*dropped ([0-9]+).*/\1/p' | head -1; }
+cut_off() { ip -n "cardea-$pid-switch" link set "port$1" down; }
+heal() { ip -n "cardea-$pid-switch" link set "port$1" up; }
+is_cut() { ip -n "cardea-$pid-switch" link show "port$1" | grep -q 'state DOWN'; }
+nobody_was_lost() {
+  expect_not ': error '
+  expect_not ': expelled '
+  expect_not 'WRONG'
+  count_is 3 ': done, [0-9]+ rounds, 0 wrong, last round with 2 peers' || fail "a rank did not come to its end"
+}
+
+case $case in
+  loss)  # by a queue that holds a few packets: whatever comes in a burst is dropped, and TCP has to send it again
+    start 8 1048576
+    for host in 0 1 2; do shape "$host" 400mbit 4000 9000; done
+    sleep 5
+    lost=0
+    for host in 0 1 2; do
+      lost=$((lost + $(dropped "cardea-$pid-switch" "port$host") + $(dropped "cardea-$pid-$host" eth0)))
+    done
+    ends
+    ((lost > 20)) || fail "only '$lost' packets were dropped, so nothing would be proven"
+    echo "$lost packets dropped"
+    nobody_was_lost
+    ;;
+  delay)  # and loss as netem makes it
+    [[ $netem ]] || skip "this kernel has no netem"
+    start 8 1048576
+    for host in 0 1 2; do tc -n "cardea-$pid-$host" qdisc replace dev eth0 root netem delay 40ms 10ms loss 1%; done
+    ends
+    nobody_was_lost
+    ;;
+  slow_peer)  # a link of 8 Mbit/s: an expert takes a quarter of a second, and signs of life stand in the queue behind it
+    start 8 262144
+    shape 2 8mbit 16000 200000
+    ends
+    nobody_was_lost
+    ;;
+  slow_process)  # stopped for most of the time, and never for as long as the limit
+    start 8 262144
+    for _ in 1 2 3 4 5; do
+      for process in $(ip netns pids "cardea-$pid-2"); do
+        [[ $(tr '\0' ' ' <"/proc/$process/cmdline") == "$peer"* ]] && kill -STOP "$process" && stopped=$process
+      done
+      grep -q '^State:.T' "/proc/$stopped/status" || fail "it was not stopped"
+      sleep 0.8
+      kill -CONT "$stopped"
+      sleep 0.3
+    done
+    ends
+    nobody_was_lost
+    ;;
+  link_down_in_mid_fetch)  # for less than the limit: what was on its way comes late, and right
+    limit=5000
+    start 10 1048576
+    cut_off 1
+    is_cut 1 || fail "the link is not down"
+    sleep 1
+    heal 1
+    ends
+    nobody_was_lost
+    ;;
+  partition)  # for good: two ranks go on without the third, which finds itself expelled
+    start 12 1048576
+    cut_off 2
+    is_cut 2 || fail "the link is not down"
+    eventually 60 count_is 2 '^rank [01]: error CARDEA_ERR_PEER_LOST peer 2 path network: '
+    eventually 60 count_is 1 '^rank 2: expelled peer [01]: '
+    ends
+    expect_not '^rank [01]: expelled'
+    expect_not '^rank [01]: error .* peer [01] '
+    count_is 2 '^rank [01]: done, [0-9]+ rounds, 0 wrong, last round with 1 peers' || fail "the two did not go on"
+    expect '^rank 2: done, .* 0 wrong, last round with 0 peers'
+    ;;
+  partition_and_healing)  # of the rank that would decide; when the network is whole again, it stays out
+    start 14 1048576
+    cut_off 0
+    is_cut 0 || fail "the link is not down"
+    eventually 60 count_is 2 '^rank [12]: error CARDEA_ERR_PEER_LOST peer 0 path network: '
+    eventually 60 count_is 1 '^rank 0: expelled peer [12]: '
+    heal 0
+    ! is_cut 0 || fail "the link is still down"
+    ends
+    expect_not '^rank [12]: expelled'
+    count_is 2 '^rank [12]: done, [0-9]+ rounds, 0 wrong, last round with 1 peers' || fail "the two did not go on"
+    expect '^rank 0: done, .* 0 wrong, last round with 0 peers'
+    ;;
+  *) fail "no such case: $case" ;;
+esac
+# Whatever the network did: everybody left within 2 s (and what this machine adds).
+for ms in $(sed -nE 's/.*: closed in ([0-9]+) ms/\1/p' "$work/output"); do
+  ((ms < 4000)) || fail "a rank took $ms ms to destroy its context"
+done
+cat "$work/output"

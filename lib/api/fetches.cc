@@ -75,7 +75,7 @@ cardea_status_t submit(cardea_layer_t layer, const cardea_fetch_desc_t* desc, ca
       Result<core::FetchNumber> number = in.runtime().fetch(*spec);
       if (!number.ok()) return number.status();
       in.fetches.objects.emplace(*number, FetchObject{object_of(layer.id), spec->wants_views, given->on_ready, given->user,
-                                                         static_cast<cardea::cuda::Stream>(given->stream)});
+                                                      static_cast<cardea::cuda::Stream>(given->stream)});
       ++object.fetches;
       const core::FetchCounts counts = in.runtime().core().counts(*number);
       if (counts.ready + counts.failed != 0 || counts.parked + counts.starved + counts.moving == 0)

@@ -35,8 +35,8 @@ Result<std::shared_ptr<Context>> context_of(cardea_context_t context, std::uint3
   return found;
 }
 
-/// prepare() runs first, for host memory. on_host(context) runs with the mutex held, on_device(context) without; each returns
-/// a region's number, which becomes a handle.
+/// prepare() runs first, for host memory. on_host(context) runs with the mutex held, on_device(context) without; each
+/// returns a region's number, which becomes a handle.
 template <typename Prepare, typename OnHost, typename OnDevice>
 cardea_status_t make_memory(cardea_context_t context, uint64_t bytes, const cardea_memory_kind_t& kind,
                             cardea_memory_t* memory, Prepare prepare, OnHost on_host, OnDevice on_device) noexcept {

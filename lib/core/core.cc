@@ -105,8 +105,7 @@ Status Core::remove_slab(SlabNumber number) {
   bool waited_for = false;
   fetches_.for_each([&](FetchNumber, const Fetch& of) { waited_for |= of.spec.slab == number && of.outstanding() != 0; });
   if (waited_for) return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
-  if (slab.under_way != 0)
-    return Status::error(CARDEA_IN_PROGRESS, "{} copies into the slab are not done", slab.under_way);
+  if (slab.under_way != 0) return Status::error(CARDEA_IN_PROGRESS, "{} copies into the slab are not done", slab.under_way);
   while (!slab.slots.spares().empty()) drop_spare(slab, slab.slots.spares().front(), {});
   if (slab.slots.empty() != slab.slots.count()) return Status(CARDEA_ERR_BUSY, "other ranks still pull experts out of its slots");
   slabs_.erase(number);
@@ -166,9 +165,8 @@ bool Core::outlives_its_rank(const SourceOption& option) const {
 bool Core::reachable(const Layer& of, ExpertIndex expert, Rank source) const {
   if (!lost_.contains(source)) return true;
   const auto& options = of.experts[expert].options;
-  return std::any_of(options.begin(), options.end(), [&](const SourceOption& option) {
-    return option.rank == source && outlives_its_rank(option);
-  });
+  return std::any_of(options.begin(), options.end(),
+                     [&](const SourceOption& option) { return option.rank == source && outlives_its_rank(option); });
 }
 
 Status Core::check(const FetchSpec& spec, const Layer& of) {

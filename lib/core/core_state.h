@@ -81,7 +81,7 @@ struct Core::Layer {
   std::vector<ExpertSources> experts;  // empty until all members have told
   std::vector<std::uint32_t> places;   // of each expert, in the order in which a fetch takes them
   std::map<std::pair<SegmentMask, std::uint64_t>, std::vector<ChunkRange>> ranges;  // by segments and size of chunks
-  std::set<Rank> left;                                              // ended their part in it
+  std::set<Rank> left;                                                              // ended their part in it
   std::vector<WantRef> parked;
   std::map<Version, std::uint32_t> open;  // wants not failed and views not released
   std::optional<Version> finishing;       // asked for; told to others once nothing of it drains any more
@@ -215,7 +215,7 @@ struct Core::QueuedChunk {
   LaneNumber lane = 0;
   SlabNumber slab = 0;
   Class urgency = Class::kDemand;
-  telemetry::Chunk facts;            // for the recorder
+  telemetry::Chunk facts;  // for the recorder
   Clock::time_point started{};
   TransferNumber origin = 0;         // in the node cache, which must stay until it is done
   std::vector<FetchNumber> fetches;  // with ready wants that depend on it

@@ -284,8 +284,7 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
       transfer.origin = want.cached;
       ++transfers_.at(want.cached).pins;
     }
-  } else if (more != 0 && !transfer.by_gpu &&
-             !reachable(layer(of.spec.layer), want.expert, transfer.source.rank)) {
+  } else if (more != 0 && !transfer.by_gpu && !reachable(layer(of.spec.layer), want.expert, transfer.source.rank)) {
     return false;
   }
   if (transfer.spare) {

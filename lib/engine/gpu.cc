@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The runtime's half that deals with this rank's GPU. The header says which thread may call the driver; whatever is handed to
-// the copier from under the mutex is only queued there.
+// The runtime's half that deals with this rank's GPU. The header says which thread may call the driver; whatever is handed
+// to the copier from under the mutex is only queued there.
 #include <algorithm>
 #include <array>
 
@@ -132,7 +132,7 @@ Result<RegionNumber> Runtime::register_device(void* base, std::uint64_t bytes) {
 }
 
 Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::uint32_t slots,
-                                         const std::vector<Placement>& places) {
+                                        const std::vector<Placement>& places) {
   if (const Status status = use_device(); !status.ok()) return status;
   SlabMemory memory{true, {}, {}};
   const cuda::Device& device = *copier_->device();
@@ -188,8 +188,8 @@ Status Runtime::find_device_memory(LayerRequest& request) {
       told.offset = 0;
       backing->shared = std::move(*shareable);
       const auto held = lock();
-      request.found.push_back(regions_.add_device(reinterpret_cast<void*>(backing->told().address),
-                                                  backing->told().allocation, backing, true));
+      request.found.push_back(
+          regions_.add_device(reinterpret_cast<void*>(backing->told().address), backing->told().allocation, backing, true));
     }
   }
   return {};
@@ -341,9 +341,8 @@ bool Runtime::upload_bounced(transport::ChunkToken token, InFlight& flight) {
 // ---------------------------------------------------------------- what other nodes ask for
 
 bool Runtime::in_device_memory(const LayerRecord& layer, std::size_t local) const {
-  return std::any_of(layer.announce.places.begin(), layer.announce.places.end(), [&](const SegmentPlace& place) {
-    return regions_.at(place.of(local).region).device != nullptr;
-  });
+  return std::any_of(layer.announce.places.begin(), layer.announce.places.end(),
+                     [&](const SegmentPlace& place) { return regions_.at(place.of(local).region).device != nullptr; });
 }
 
 Result<std::shared_ptr<std::byte[]>> Runtime::stage(const LayerRecord& layer, const transport::ExpertAddress& expert) {

@@ -47,8 +47,8 @@ struct SlabMemory {
 struct SourceRecord {
   LayerAnnounce announce;
   std::unordered_map<ExpertIndex, std::size_t> local_of;
-  std::set<std::uint32_t> on_device;                 // regions of device memory
-  std::map<std::uint32_t, const std::byte*> mapped;  // regions that are mapped here
+  std::set<std::uint32_t> on_device;                                         // regions of device memory
+  std::map<std::uint32_t, const std::byte*> mapped;                          // regions that are mapped here
   std::map<std::uint32_t, std::shared_ptr<const cuda::PeerMapping>> device;  // those of device memory that are
 };
 
@@ -77,13 +77,13 @@ struct LayerRecord {
   SegmentPlace::Spot stamp;
 
   std::map<Rank, SourceRecord> sources;  // the other members, as they announced themselves
-  std::set<Rank> left;     // of the sources, those that have ended their part before this rank knew all members
+  std::set<Rank> left;        // of the sources, those that have ended their part before this rank knew all members
   std::uint32_t mapping = 0;  // regions of others that are being mapped for this rank's GPU
-  bool announced = false;  // the others have been told this rank's part
+  bool announced = false;     // the others have been told this rank's part
   bool formed = false;
-  bool closing = false;  // lends nothing any more
+  bool closing = false;               // lends nothing any more
   std::optional<Version> publishing;  // will be published when a stream gets there
-  Status failure;        // why it will never be formed
+  Status failure;                     // why it will never be formed
 
   // cardea_expert_table_t; sized once, so that its addresses stay
   std::vector<cardea_expert_entry_t> table;

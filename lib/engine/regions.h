@@ -30,9 +30,9 @@ class Regions {
   struct Region {
     std::byte* base = nullptr;
     std::uint64_t bytes = 0;
-    SharedMemory shared;      // empty for the framework's own memory
-    std::uint32_t users = 0;  // layers and slabs that lie in it
-    bool implicit = false;    // made for one layer, and removed with it
+    SharedMemory shared;                    // empty for the framework's own memory
+    std::uint32_t users = 0;                // layers and slabs that lie in it
+    bool implicit = false;                  // made for one layer, and removed with it
     std::shared_ptr<DeviceBacking> device;  // empty for host memory
     int descriptor() const { return shared ? shared.descriptor() : -1; }
   };

@@ -61,8 +61,8 @@ struct RuntimeOptions {
   std::size_t record = 0;             // records that the recorder's ring holds; 0: none is made
   /// Brings in memory of the cache's payload before it is written for the first time; unset: all of it is there.
   std::function<Status(std::uint64_t offset, std::uint64_t bytes)> back;
-  std::optional<unsigned> numa;  // of the operating system's NUMA nodes, the one where memory should come from
-  int cuda_device = -1;  // this rank's GPU; -1: that of the thread that uses device memory first
+  int cuda_device = -1;               // this rank's GPU; -1: that of the thread that uses device memory first
+  std::optional<unsigned> numa;       // of the operating system's NUMA nodes, the one where memory should come from
   std::optional<WatchOptions> watch;  // none: peers are lost only when their transport says so
 };
 
@@ -172,7 +172,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   };
   static Result<SlabPlan> plan_slab(const core::SegmentLayout& layout, std::uint32_t slots);
   /// Finds the device, and makes the memory unless the rows are the framework's. Without the mutex.
-  Result<SlabMemory> slab_memory(const core::SegmentLayout& layout, std::uint32_t slots, const std::vector<Placement>& places);
+  Result<SlabMemory> slab_memory(const core::SegmentLayout& layout, std::uint32_t slots,
+                                 const std::vector<Placement>& places);
   /// The landing memory of a slab in host memory. It takes long for many bytes: without the mutex.
   static Result<LandingMemory> make_landing_memory(const core::SegmentLayout& layout, std::uint32_t slots);
   /// `memory`: of one of the two before, unless there are places in host memory.
@@ -248,7 +249,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     std::uint64_t payload = 0;
     bool ordered = false;            // the GPU keeps the order of its slot
     std::shared_ptr<Bounce> bounce;  // lands in host memory first
-    Rank source = kNoRank;  // none: copied out of the node cache
+    Rank source = kNoRank;           // none: copied out of the node cache
     std::uint32_t layer_id = 0;
     ExpertIndex expert = 0;
     Clock::time_point since{};

@@ -195,6 +195,10 @@ class Config(ctypes.Structure):
         ("cache_bytes", c_uint64),
         ("prefetch_bytes", c_uint64),
         ("cuda_device", c_int32),
+        ("heartbeat", c_uint64),
+        ("liveness_limit", c_uint64),
+        ("progress_limit", c_uint64),
+        ("progress_warning", c_uint64),
     ]
     _defaults_ = {"cuda_device": DEVICE_CURRENT}
 
@@ -390,6 +394,8 @@ class View(ctypes.Structure):
         ("num_segments", c_uint32),
         ("segments", c_void_p * MAX_SEGMENTS),
         ("ready_ns", c_uint64),
+        ("source_alive", c_uint32),
+        ("reserved", c_uint32),
     ]
     _defaults_ = {"expert": NO_EXPERT, "slot": NO_SLOT, "source": NO_RANK}
 

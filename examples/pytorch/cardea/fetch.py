@@ -49,6 +49,7 @@ class View:
         self.path = Path(raw.path)
         self.source: Optional[int] = None if raw.source == _c.NO_RANK else raw.source
         self.ready_after: float = raw.ready_ns * 1e-9  # seconds from the submission of the fetch
+        self.source_alive: bool = bool(raw.source_alive)  # False: what it had published is still readable, no more
 
     @property
     def ok(self) -> bool:

@@ -37,7 +37,8 @@ class Member final : public Observer {
   void begin(const std::vector<Rank>& ranks) {
     const auto held = runtime.lock();
     const auto layout = core::SegmentLayout::make({{"w", kBytes, 8}}).value();
-    LandingMemory memory = Runtime::make_landing_memory(layout, 2).value();
+    SlabMemory memory;
+    memory.landing = Runtime::make_landing_memory(layout, 2).value();
     slab = runtime.create_slab(layout, 2, 0, {}, std::move(memory)).value();
     LayerRequest request;
     request.ranks = ranks;

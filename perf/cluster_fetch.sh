@@ -107,7 +107,7 @@ prediction() {
   rate=$(awk "BEGIN {printf \"%.9f\", $link_goodput * 8 / 1e9}")
   "$simulate" --emulated --hosts "$hosts" --ranks-per-host "$1" --gbit "$rate" --goodput 1 --layers "${shape[layers]}" \
     --experts "${shape[experts]}" --expert-bytes "${shape[expert-bytes]}" --segments "${shape[segments]}" \
-    --slots "${shape[slots]}" --open-ahead "${shape[ahead]}" --json "$work/predicted" >"$work/output" 2>&1 ||
+    --slots "${shape[slots]}" --open-ahead "$((shape[ahead] < shape[layers] ? shape[ahead] : shape[layers]))" --json "$work/predicted" >"$work/output" 2>&1 ||
     { cat "$work/output" >&2; echo "cluster_fetch.sh: simulate failed" >&2; exit 3; }
   values "$work/predicted" seconds
 }

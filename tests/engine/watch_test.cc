@@ -18,7 +18,7 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using testing::HasSubstr;
 
-constexpr std::uint64_t kBytes = 1000;
+constexpr std::uint64_t kBytes = 1'000'000;
 
 class Member final : public Observer {
  public:
@@ -104,15 +104,12 @@ class Member final : public Observer {
 
 class Watch : public ::testing::Test {
  protected:
-  void start(const std::vector<Node>& node_of, std::uint64_t bytes_per_second) {
+  void start(const std::vector<Node>& node_of, std::uint64_t bytes_per_second, const WatchOptions& watch = {}) {
     sim::NetworkOptions options;
     options.node_of_rank = node_of;
     options.nic_bytes_per_second = bytes_per_second;
     options.network_notice = sim::kNeverNoticed;
     network_ = std::make_unique<sim::SimNetwork>(time_, options);
-    WatchOptions watch;
-    watch.progress_warning = seconds(5);
-    watch.progress_limit = seconds(20);
     for (Rank rank = 0; rank < node_of.size(); ++rank)
       ranks_.push_back(std::make_unique<Member>(*network_, rank, node_of, watch));
     for (Rank rank = 0; rank < ranks_.size(); ++rank) {
@@ -132,28 +129,32 @@ class Watch : public ::testing::Test {
 };
 
 TEST_F(Watch, AChunkThatDoesNotMoveIsGivenUpNamingPeerExpertLaneAndBytesWhileThePeerLives) {
-  start({0, 1}, 10);  // bytes a second: an expert takes 100 s; heartbeats pass beside it
+  WatchOptions watch;
+  watch.liveness = {milliseconds(20), milliseconds(100)};
+  watch.progress_warning = milliseconds(50);
+  watch.progress_limit = milliseconds(200);
+  start({0, 1}, 1'000'000, watch);  // bytes a second: an expert takes a second; heartbeats pass beside it
   for (auto& rank : ranks_) rank->begin({0, 1});
   run_for(seconds(2));
   at(1).publish(1);
   run_for(seconds(1));
   const core::FetchNumber fetch = at(0).fetch(1, 1);
-  run_for(seconds(15));
+  run_for(milliseconds(150));
   EXPECT_TRUE(at(0).failure(fetch).ok()) << "not yet";
-  run_for(seconds(10));
+  run_for(milliseconds(150));
   const Status why = at(0).failure(fetch);
   EXPECT_EQ(why.code(), CARDEA_ERR_TIMEOUT);
   EXPECT_EQ(why.detail().peer, 1u);
   EXPECT_EQ(why.detail().expert, 1u);
   EXPECT_THAT(why.message(), HasSubstr("expert 1 of layer 0 from rank 1"));
   EXPECT_THAT(why.message(), HasSubstr("lane \"network-in\""));
-  EXPECT_THAT(why.message(), HasSubstr("1000 bytes"));
+  EXPECT_THAT(why.message(), HasSubstr("1000000 bytes"));
   EXPECT_TRUE(at(0).alive(1));
   {
     const auto held = at(0).runtime.lock();
     EXPECT_EQ(at(0).runtime.core().available_slots(at(0).slab->number), 1u) << "something may still write into it";
   }
-  run_for(seconds(120));
+  run_for(seconds(2));
   const auto held = at(0).runtime.lock();
   EXPECT_EQ(at(0).runtime.core().available_slots(at(0).slab->number), 2u);
 }

@@ -108,10 +108,14 @@ case $case in
   slow_process)  # stopped for most of the time, and never for as long as the limit
     start 8 262144
     for _ in 1 2 3 4 5; do
+      stopped=''
       for process in $(ip netns pids "cardea-$pid-2"); do
-        [[ $(tr '\0' ' ' <"/proc/$process/cmdline") == "$peer"* ]] && kill -STOP "$process" && stopped=$process
+        [[ $(tr '\0' ' ' <"/proc/$process/cmdline") != "$peer "* ]] || stopped=$process
       done
-      grep -q '^State:.T' "/proc/$stopped/status" || fail "it was not stopped"
+      [[ $stopped ]] || fail "rank 2 is not there"
+      kill -STOP "$stopped"
+      is_stopped() { grep -q '^State:.T' "/proc/$stopped/status"; }
+      eventually 10 is_stopped
       sleep 0.8
       kill -CONT "$stopped"
       sleep 0.3

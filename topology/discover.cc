@@ -22,7 +22,7 @@ Result<Description> at_hand(const Sources& sources) {
   if (!live.ok()) return live;
   add_sysfs(*live, sources.sys);
   std::string note;
-  add_driver_gpus(*live, query_nvml(note));
+  if (sources.driver) add_driver_gpus(*live, query_nvml(note));
   if (!note.empty()) live->notes.push_back(note);
   return live;
 }

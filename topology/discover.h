@@ -18,6 +18,7 @@ struct Sources {
   std::optional<std::string> cuda_visible;
   std::string measured;  // file of measured figures; empty: none
   std::string sys = "/sys";
+  bool driver = true;  // ask NVML, which wakes GPUs that nobody uses: a second or more
 
   /// CARDEA_TOPO_FILE, else NCCL_TOPO_FILE; CUDA_VISIBLE_DEVICES; default_measured_path().
   static Sources from_environment();

@@ -20,6 +20,7 @@
 #include "lib/bootstrap/callback_exchange.h"
 #include "lib/bootstrap/environment.h"
 #include "lib/bootstrap/unique_id.h"
+#include "lib/cuda/driver.h"
 #include "lib/engine/asio_executor.h"
 #include "lib/telemetry/open_traces.h"
 #include "lib/transport/shm/factory.h"
@@ -91,6 +92,7 @@ Result<std::shared_ptr<Context>> Context::join(ContextNumber number, const carde
 Status Context::know_machine() {
   if (settings_.affinity == "off") return {};
   topology::Sources sources = topology::Sources::from_environment();
+  sources.driver = cuda::Driver::loaded();  // a process that uses no GPU need not wait for them
   sources.measured.clear();  // figures measured here change no place
   Result<std::shared_ptr<const topology::Machine>> machine = Registry::get().machine(sources);
   if (machine.ok()) {

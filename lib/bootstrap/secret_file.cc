@@ -19,7 +19,9 @@ Status refused(const std::string& path, std::string_view why) {
 }
 
 Status refused_by_system(const std::string& path, std::string_view call) {
-  return refused(path, Status::from_errno(errno, call).message());
+  const Status why = Status::from_errno(errno, call);
+  const Status status = refused(path, why.message());
+  return why.code() == CARDEA_ERR_NO_MEMORY ? Status(why.code(), status.message()) : status;
 }
 
 /// Writes a whole new file under a name of its own, then links it to `path`; somebody else's link may come first.

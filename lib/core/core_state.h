@@ -171,7 +171,7 @@ struct Core::Transfer {
     return std::any_of(queued.begin(), queued.end(), [](const auto& place) { return place.has_value(); });
   }
   void add_chunk(const ChunkRange& range) {
-    chunks.push_back({range});
+    chunks.emplace_back().range = range;
     for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
       if (range.segments >> i & 1) ++missing[i];
     }

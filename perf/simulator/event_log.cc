@@ -79,6 +79,9 @@ std::string wrong(const LoggedRequest& request, const Plan& plan, std::set<std::
   if (!fetches.emplace(request.rank, request.id).second) return fmt::format("fetch {} is open already", request.id);
   if (request.urgency > 3) return fmt::format("class {}", request.urgency);
   if (request.experts.empty()) return "a fetch of no experts";
+  for (const ExpertIndex expert : request.experts) {
+    if (expert >= plan.experts) return fmt::format("expert {} of {}", expert, plan.experts);
+  }
   if (request.segments == 0 || request.segments >> plan.segments != 0) return fmt::format("segments {}", request.segments);
   return {};
 }
@@ -122,6 +125,7 @@ Result<RecordedRun> read_log(std::istream& in) {
     if (line.starts_with(kPlan)) {
       Result<Plan> plan = from_line(std::string_view(line).substr(kPlan.size()));
       if (!plan.ok()) return refuse(plan.status().message());
+      if (!run.requests.empty()) return refuse("a plan after requests, which were read by another");
       run.plan = *plan;
       continue;
     }

@@ -47,6 +47,7 @@ TEST(EventLog, NamesTheLineThatIsWrong) {
       {"0 0 fetch id=1 layer=0 version=1 segments=8 experts=0\n", "segments 8"},
       {"0 0 fetch id=1 layer=0 version=1 class=4 segments=1 experts=0\n", "class 4"},
       {"0 0 fetch id=1 layer=0 version=1 segments=1 experts=0,x\n", "experts=0,x"},
+      {"0 0 fetch id=1 layer=0 version=1 segments=1 experts=0,4\n", "expert 4 of 4"},
       {"5 0 publish layer=0 version=1\n", ""},
   };
   for (const auto& [line, what] : wrong) {
@@ -60,6 +61,8 @@ TEST(EventLog, NamesTheLineThatIsWrong) {
     EXPECT_NE(run.status().message().find("line 4"), std::string::npos) << run.status().message();
     EXPECT_NE(run.status().message().find(what), std::string::npos) << run.status().message();
   }
+  EXPECT_NE(read("4 0 leave\n# plan nodes=1\n").status().message().find("line 4 of the log: a plan after requests"),
+            std::string::npos);
   std::istringstream other("# something else\n");
   EXPECT_FALSE(read_log(other).ok());
 }

@@ -7,6 +7,7 @@
 
 #include <functional>
 #include <memory>
+#include <ostream>
 
 #include "lib/cuda/device.h"
 #include "tests/api/api_job.h"
@@ -63,6 +64,11 @@ enum class Weights {
   kHostMapped,  // host memory that the node can map
   kHost,        // private host memory
 };
+/// For the names of tests.
+inline void PrintTo(Weights weights, std::ostream* out) {
+  constexpr const char* kNames[] = {"Cardea", "Malloc", "Pointers", "HostMapped", "Host"};
+  *out << kNames[static_cast<std::size_t>(weights)];
+}
 
 /// The bytes of an expert's segment; `seed` is drawn anew for each run.
 std::vector<std::byte> random_bytes(std::uint64_t seed, std::uint32_t expert, std::uint32_t segment, std::uint64_t version,

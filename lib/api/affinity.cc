@@ -26,8 +26,8 @@ std::string join(const std::vector<std::string>& words) {
   return all;
 }
 
-/// Each local rank's GPU. All ranks of the node compute the same, but for what a rank knows of itself alone: the one GPU that
-/// CUDA shows it.
+/// Each local rank's GPU. All ranks of the node compute the same, but for what a rank knows of itself alone: the one GPU
+/// that CUDA shows it.
 std::vector<DeviceId> gpus_of(const topology::Machine& machine, unsigned local, unsigned locals) {
   const auto& gpus = machine.of(DeviceKind::kGpu);
   std::vector<DeviceId> driven(locals, kNoDevice);
@@ -95,7 +95,8 @@ Result<RankPlace> place_rank(const topology::Machine& machine, unsigned local, u
   if (!wish.empty() && wish != "auto") {
     Result<topology::AffinityOverride> read = topology::parse_override(machine, fmt::format("rank={} {}", local, wish));
     if (!read.ok()) return Status(CARDEA_ERR_CONFIGURATION, "CARDEA_AFFINITY: " + read.status().message());
-    if (read->rank != local) return Status(CARDEA_ERR_CONFIGURATION, "CARDEA_AFFINITY names a rank; it is about each rank itself");
+    if (read->rank != local)
+      return Status(CARDEA_ERR_CONFIGURATION, "CARDEA_AFFINITY names a rank; it is about each rank itself");
     wishes.push_back(std::move(*read));
   }
   const std::vector<topology::RankAffinity> ranks = topology::assign(machine, gpus_of(machine, local, locals), wishes);
@@ -115,7 +116,8 @@ Result<RankPlace> place_rank(const topology::Machine& machine, unsigned local, u
   if (!wishes.empty() && !wishes.front().nics.empty()) {
     place.nics = ports_of(machine, wishes.front().nics, port);
     if (place.nics.size() != wishes.front().nics.size())
-      return Status(CARDEA_ERR_CONFIGURATION, "CARDEA_AFFINITY: a NIC in \"" + wish + "\" is no RDMA device with a port that is up");
+      return Status(CARDEA_ERR_CONFIGURATION,
+                    "CARDEA_AFFINITY: a NIC in \"" + wish + "\" is no RDMA device with a port that is up");
     return place;
   }
   const std::vector<std::string> ports = ports_of(machine, own.nics, port);

@@ -3,8 +3,8 @@
 // the processors for its engine thread. Decided once, when its context is created; all of it advice, so that what the
 // kernel forbids leaves things as they are. Pure but for bind_thread and active_port.
 //
-// CARDEA_AFFINITY says how: `auto`, `off`, or words that replace what is computed, as cardea-topo show --affinity takes them,
-// without the rank: "nic=mlx5_2,mlx5_3 numa=NUMA1 cpus=8-15".
+// CARDEA_AFFINITY says how: `auto`, `off`, or words that replace what is computed, as cardea-topo show --affinity takes
+// them, without the rank: "nic=mlx5_2,mlx5_3 numa=NUMA1 cpus=8-15".
 #pragma once
 
 #include <pthread.h>

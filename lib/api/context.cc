@@ -93,7 +93,7 @@ Status Context::know_machine() {
   if (settings_.affinity == "off") return {};
   topology::Sources sources = topology::Sources::from_environment();
   sources.driver = cuda::Driver::loaded();  // a process that uses no GPU need not wait for them
-  sources.measured.clear();  // figures measured here change no place
+  sources.measured.clear();                 // figures measured here change no place
   Result<std::shared_ptr<const topology::Machine>> machine = Registry::get().machine(sources);
   if (machine.ok()) {
     machine_ = std::move(*machine);

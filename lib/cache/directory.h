@@ -19,7 +19,8 @@
 // Where ranks land experts in GPU slots, they share the copying out of host memory too: a done chunk's word says who has it
 // in a slot of its own, from which the others pull it instead of copying it once more.
 //
-//   done:   nobody ──claim (CAS)──► being copied by a rank ──► in that rank's slot ──withdrawn, before the slot is reused──► nobody
+//   done:   nobody ──claim (CAS)──► being copied by a rank ──► in that rank's slot ──withdrawn, before the slot is reused──►
+//   nobody
 //
 // A puller first sets its bit among the entry's pullers, then looks at the word again; an owner first withdraws, then waits
 // until no bit is set. So a slot is never reused under a puller.
@@ -89,9 +90,9 @@ struct Entry {
   std::atomic<std::uint64_t> waiters;  // by local rank: wants to hear when more of it is there
   std::atomic<std::uint32_t> read;     // a demand got it; else it is an unused prefetch
   std::uint32_t reserved;
-  std::uint64_t last_used;              // tick
-  std::atomic<std::uint64_t> wanted;    // by local rank: wants it in a slot
-  std::atomic<std::uint64_t> pullers;   // by local rank: pulls some of it out of another rank's slot
+  std::uint64_t last_used;             // tick
+  std::atomic<std::uint64_t> wanted;   // by local rank: wants it in a slot
+  std::atomic<std::uint64_t> pullers;  // by local rank: pulls some of it out of another rank's slot
 };
 
 /// Bytes on the way through one NIC of the node.

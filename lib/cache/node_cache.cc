@@ -334,7 +334,8 @@ std::optional<NodeCache::Claim> NodeCache::oldest_claim(EntryIndex entry) const 
 std::optional<Clock::time_point> NodeCache::overdue_at(EntryIndex entry, Clock::time_point now) const {
   const auto oldest = oldest_claim(entry);
   if (!oldest) return std::nullopt;
-  const auto when = std::min(oldest->since, now + std::chrono::microseconds(kGlance)) + std::chrono::microseconds(1) + overdue_;
+  const auto when =
+      std::min(oldest->since, now + std::chrono::microseconds(kGlance)) + std::chrono::microseconds(1) + overdue_;
   // Overdue already and still not to be had: the chunk is on its way here, too. Looked at again later, not at once for ever.
   return when > now ? when : now + overdue_;
 }

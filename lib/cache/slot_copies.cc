@@ -51,8 +51,7 @@ bool NodeCache::finish_copy(EntryIndex entry, std::uint32_t chunk, bool ok, std:
   std::uint64_t is = word(entry, chunk).load();
   if (copy_state_of(is) != CopyState::kClaimed || copy_holder_of(is) != options_.local) return false;
   const bool named = slab <= kMaxCopySlot && slot <= kMaxCopySlot;
-  return word(entry, chunk)
-      .compare_exchange_strong(is, ok && named ? in_slot_word(options_.local, slab, slot) : kDone);
+  return word(entry, chunk).compare_exchange_strong(is, ok && named ? in_slot_word(options_.local, slab, slot) : kDone);
 }
 
 bool NodeCache::start_pull(EntryIndex entry, std::uint32_t chunk, const SlotCopy& from) {

@@ -82,7 +82,8 @@ Status Core::remove_layer(LayerNumber number) {
   drop_spares(number, kNoVersion, {});
   for (const auto& [entry, transfer] : swaps_) {
     if (transfers_.at(transfer).layer == number)
-      return Status::error(CARDEA_ERR_BUSY, "layer {}: other ranks still pull experts out of this rank's slots", of.layer_id);
+      return Status::error(CARDEA_ERR_BUSY, "layer {}: other ranks still pull experts out of this rank's slots",
+                           of.layer_id);
   }
   if (cache_ != nullptr) cache_->retire(of.key, kNoVersion);
   layer_by_number_[number] = nullptr;
@@ -107,7 +108,8 @@ Status Core::remove_slab(SlabNumber number) {
   if (waited_for) return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
   if (slab.under_way != 0) return Status::error(CARDEA_IN_PROGRESS, "{} copies into the slab are not done", slab.under_way);
   while (!slab.slots.spares().empty()) drop_spare(slab, slab.slots.spares().front(), {});
-  if (slab.slots.empty() != slab.slots.count()) return Status(CARDEA_ERR_BUSY, "other ranks still pull experts out of its slots");
+  if (slab.slots.empty() != slab.slots.count())
+    return Status(CARDEA_ERR_BUSY, "other ranks still pull experts out of its slots");
   slabs_.erase(number);
   return {};
 }

@@ -50,7 +50,7 @@ namespace cardea::core {
 struct SourceOption {
   Rank rank = kNoRank;
   cardea_path_t path = CARDEA_PATH_NONE;
-  LaneNumber lane = 0;  // where a copy of it moves; without meaning at home
+  LaneNumber lane = 0;      // where a copy of it moves; without meaning at home
   std::uint32_t rails = 1;  // lanes from there on over which its chunks may go, such as several NICs, nearest first
 };
 inline constexpr std::uint32_t kMaxRails = 4;

@@ -127,8 +127,8 @@ struct Core::Transfer {
     bool done = false;
     bool queued = false;  // chunk_queued
     bool flying = false;
-    LaneNumber lane = 0;                 // on which it was started
-    cache::SlotCopy pulled;              // from there, if its state says so
+    LaneNumber lane = 0;     // on which it was started
+    cache::SlotCopy pulled;  // from there, if its state says so
     Clock::time_point started{};
   };
   TransferNumber number = 0;
@@ -147,8 +147,8 @@ struct Core::Transfer {
   std::array<std::uint32_t, CARDEA_MAX_SEGMENTS> coming{};   // of them, those queued (chunk_queued)
   std::size_t next_chunk = 0;
   std::uint32_t in_flight = 0;
-  std::uint32_t pins = 0;        // wants attached: moving, ready or delivered
-  std::vector<WantRef> waiting;  // of them, those not ready
+  std::uint32_t pins = 0;                                    // wants attached: moving, ready or delivered
+  std::vector<WantRef> waiting;                              // of them, those not ready
   std::array<std::optional<Lane::Place>, kMaxRails> queued;  // by rail
   bool abandoned = false;
   bool spare = false;

@@ -145,7 +145,8 @@ void Core::swap_complete(Transfer& transfer, Clock::time_point now) {
     cache::LocalMask holders = 0;
     for (std::size_t i = 0; i < transfer.chunks.size(); ++i) {
       const cache::SlotCopy copy = cache_->slot_copy(entry, static_cast<std::uint32_t>(i));
-      if (copy.state == cache::CopyState::kInSlot && copy.local != cache_->local()) holders |= std::uint64_t{1} << copy.local;
+      if (copy.state == cache::CopyState::kInSlot && copy.local != cache_->local())
+        holders |= std::uint64_t{1} << copy.local;
     }
     tell_node(holders, entry, kNoNic);
   }

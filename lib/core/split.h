@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The policy of PCIe-switch-aware split and swap: when several GPUs of a node want one expert out of host memory, each copies
-// a part of it over its own PCIe link, and they pull the other parts from one another over NVLink (Janus, section 5.2). GPUs
-// below one switch share its uplink, so parts are dealt to uplinks first, and then among the GPUs of each. Who comes late
-// finds more to pull; who has nothing else to copy takes over what is left of the others' parts. Plain values and a pure
-// function; core/split.cc carries it out, cache/slot_copies.cc keeps who has what.
+// The policy of PCIe-switch-aware split and swap: when several GPUs of a node want one expert out of host memory, each
+// copies a part of it over its own PCIe link, and they pull the other parts from one another over NVLink (Janus,
+// section 5.2). GPUs below one switch share its uplink, so parts are dealt to uplinks first, and then among the GPUs of
+// each. Who comes late finds more to pull; who has nothing else to copy takes over what is left of the others' parts. Plain
+// values and a pure function; core/split.cc carries it out, cache/slot_copies.cc keeps who has what.
 #pragma once
 
 #include <bit>

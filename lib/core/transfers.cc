@@ -398,7 +398,8 @@ void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
   vacate(transfer, now);
   feed(slab, now);
   // One slot may not do, as for a gang: who waits for it must ask again whether the others can be had.
-  const auto waiting = std::find_if(slab.starved.begin(), slab.starved.end(), [](const auto& queue) { return !queue.empty(); });
+  const auto waiting =
+      std::find_if(slab.starved.begin(), slab.starved.end(), [](const auto& queue) { return !queue.empty(); });
   if (waiting == slab.starved.end()) return;
   if (Fetch* const first = fetches_.find(waiting->front().fetch); first != nullptr) progress(*first);
 }

@@ -69,9 +69,9 @@ SAME(offsetof(CopyAttributes, flags), offsetof(CUmemcpyAttributes, flags));
 template <typename Ours, typename Theirs>
 struct Alike : std::false_type {};
 template <typename... A, typename... B>
-  requires(sizeof...(A) == sizeof...(B))
-struct Alike<Code (*)(A...), CUresult (*)(B...)>
-    : std::bool_constant<((sizeof(A) == sizeof(B) && std::is_pointer_v<A> == std::is_pointer_v<B>) && ...)> {};
+requires(sizeof...(A) == sizeof...(B)) struct Alike<Code (*)(A...), CUresult (*)(B...)>
+    : std::bool_constant<((sizeof(A) == sizeof(B) && std::is_pointer_v<A> == std::is_pointer_v<B>)&&...)> {
+};
 #define CARDEA_CUDA_ALIKE(member, symbol, parameters) \
   static_assert(Alike<decltype(Driver::member), decltype(&::symbol)>::value, #symbol);
 // cuda.h names the newest variant without its suffix where the two differ in nothing else.

@@ -13,8 +13,8 @@
 namespace cardea::cuda {
 namespace {
 
-// The first batch of a run is small, so that whoever waits for one expert has it soon; each later one is twice as large, since
-// the copy engine pauses for microseconds between batches.
+// The first batch of a run is small, so that whoever waits for one expert has it soon; each later one is twice as large,
+// since the copy engine pauses for microseconds between batches.
 constexpr std::uint64_t kFirstBatch = std::uint64_t{16} << 20;
 constexpr std::uint64_t kLargestBatch = std::uint64_t{256} << 20;
 
@@ -28,9 +28,13 @@ constexpr std::chrono::milliseconds kPromise{2};
 }  // namespace
 
 Copier::Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name)
-    : device_(std::move(device)), observer_(observer), name_(std::move(name)), events_(std::make_shared<EventPool>(device_)) {}
+    : device_(std::move(device)),
+      observer_(observer),
+      name_(std::move(name)),
+      events_(std::make_shared<EventPool>(device_)) {}
 
-Result<std::unique_ptr<Copier>> Copier::make(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name) {
+Result<std::unique_ptr<Copier>> Copier::make(std::shared_ptr<const Device> device, CopyObserver& observer,
+                                             std::string name) {
   std::unique_ptr<Copier> copier(new Copier(std::move(device), observer, std::move(name)));
   if (const Status status = copier->start(); !status.ok()) return status;
   return copier;
@@ -143,7 +147,8 @@ std::vector<EventRef> Copier::must_come_before(const CopyOrder& order) {
     if (found == slots_.end()) return events;
     Slot& slot = found->second;
     events = std::exchange(slot.readers, {});
-    if (slot.written.event && slot.written.queue != order.queue && !passed(slot.written)) events.push_back(slot.written.event);
+    if (slot.written.event && slot.written.queue != order.queue && !passed(slot.written))
+      events.push_back(slot.written.event);
   }
   // One event often tells of many slots; what the queue waits for already, or what has passed, needs no wait and no batch of
   // its own.
@@ -169,9 +174,9 @@ Status Copier::copy(Stream stream) {
           "cuMemcpyBatchAsync");
     }
     std::size_t failed = 0;
-    return device_->check(driver.copy_batch_12_8(batch_.to(), batch_.from(), batch_.sizes(), count, &attributes, &first, 1,
-                                                 &failed, stream),
-                          "cuMemcpyBatchAsync");
+    return device_->check(
+        driver.copy_batch_12_8(batch_.to(), batch_.from(), batch_.sizes(), count, &attributes, &first, 1, &failed, stream),
+        "cuMemcpyBatchAsync");
   }
   for (std::size_t i = 0; i < count; ++i) {
     const Status status =
@@ -216,7 +221,8 @@ Status Copier::fate_of(const CopyOrder& order) const {
   if (order.stamp == nullptr) return {};
   const Version now = __atomic_load_n(order.stamp, __ATOMIC_ACQUIRE);
   if (now == order.version) return {};
-  return Status::error(CARDEA_ERR_STALE, "version {} was retired while it was copied; the source has {}", order.version, now);
+  return Status::error(CARDEA_ERR_STALE, "version {} was retired while it was copied; the source has {}", order.version,
+                       now);
 }
 
 bool Copier::poll() {
@@ -282,8 +288,7 @@ bool Copier::look() {
 Status Copier::check_stream(Stream stream) const {
   const Device::Current current(*device_);
   int capturing = 0;
-  const Status status =
-      device_->check(device_->driver().stream_is_capturing(stream, &capturing), "cuStreamIsCapturing");
+  const Status status = device_->check(device_->driver().stream_is_capturing(stream, &capturing), "cuStreamIsCapturing");
   if (!status.ok()) return status;
   if (capturing == 0) return {};
   return Status(CARDEA_ERR_UNSUPPORTED,

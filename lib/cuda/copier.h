@@ -59,7 +59,8 @@ class CopyObserver {
 class Copier {
  public:
   /// The observer must outlive close(). DEVICE, NO_MEMORY.
-  static Result<std::unique_ptr<Copier>> make(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name);
+  static Result<std::unique_ptr<Copier>> make(std::shared_ptr<const Device> device, CopyObserver& observer,
+                                              std::string name);
   ~Copier();
   Copier(const Copier&) = delete;
   Copier& operator=(const Copier&) = delete;

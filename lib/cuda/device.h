@@ -51,8 +51,8 @@ class Device {
   DriverContext context_;
 };
 
-/// The device of the calling thread's current context, which is what cudaSetDevice and torch.cuda.set_device choose; else the
-/// only one that this process sees. CONFIGURATION if that leaves a choice.
+/// The device of the calling thread's current context, which is what cudaSetDevice and torch.cuda.set_device choose; else
+/// the only one that this process sees. CONFIGURATION if that leaves a choice.
 Result<int> current_device(const Driver& driver);
 
 }  // namespace cardea::cuda

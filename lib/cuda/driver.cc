@@ -20,8 +20,7 @@ Result<std::shared_ptr<const Driver>> Driver::open() {
 #define CARDEA_CUDA_LOAD(member, symbol, parameters) load(driver->member, #symbol, false);
   CARDEA_CUDA_NEWER_FUNCTIONS(CARDEA_CUDA_LOAD)
 #undef CARDEA_CUDA_LOAD
-  if (missing != nullptr)
-    return Status::error(CARDEA_ERR_UNSUPPORTED, "the CUDA driver is too old: it has no {}", missing);
+  if (missing != nullptr) return Status::error(CARDEA_ERR_UNSUPPORTED, "the CUDA driver is too old: it has no {}", missing);
   const Code initialized = driver->init(0);
   if (initialized == kSuccess) driver->driver_version(&driver->version);
   if (initialized != kSuccess || driver->device_count(&driver->devices) != kSuccess || driver->devices == 0) {

@@ -23,7 +23,8 @@ Result<EventRef> EventPool::record(Stream stream) {
     if (!made.ok()) return made;
   }
   auto event = std::make_shared<const EventPool::Event>(shared_from_this(), handle);
-  if (const Status status = device_->check(driver.event_record(handle, stream), "cuEventRecord"); !status.ok()) return status;
+  if (const Status status = device_->check(driver.event_record(handle, stream), "cuEventRecord"); !status.ok())
+    return status;
   return event;
 }
 

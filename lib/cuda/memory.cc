@@ -169,8 +169,7 @@ Result<Shareable> share(const std::shared_ptr<const Device>& device, const void*
   const auto wrong = [&](cardea_status_t code, std::string_view what) {
     return Status(code, fmt::format("{} bytes at {}: {}", bytes, address, what), {.bytes = bytes});
   };
-  if (const Status status = check_residence(*device, address); !status.ok())
-    return status.with_detail({.bytes = bytes});
+  if (const Status status = check_residence(*device, address); !status.ok()) return status.with_detail({.bytes = bytes});
   if (attribute<unsigned>(driver, address, Attribute::kIsManaged).value_or(0) != 0) {
     return wrong(CARDEA_ERR_UNSUPPORTED,
                  "managed memory cannot be shared between processes; allocate it by cudaMalloc or cardea_memory_alloc");
@@ -212,9 +211,9 @@ Result<Shareable> share(const std::shared_ptr<const Device>& device, const void*
     driver.allocation_release(allocation);
   }
   if (code != kSuccess) {
-    return wrong(CARDEA_ERR_UNSUPPORTED,
-                 fmt::format("it was made by the virtual-memory functions without a handle that can be passed on; {}",
-                             kExpandable));
+    return wrong(
+        CARDEA_ERR_UNSUPPORTED,
+        fmt::format("it was made by the virtual-memory functions without a handle that can be passed on; {}", kExpandable));
   }
   told.kind = Export::Kind::kDescriptor;
   shareable.descriptor.reset(descriptor);
@@ -241,16 +240,16 @@ Result<PeerMapping> PeerMapping::open(std::shared_ptr<const Device> device, cons
     return mapping;
   }
   if (told.kind == Export::Kind::kIpcHandle) {
-    const Status status = device->check(driver.ipc_open(&mapping.base_, told.handle, kIpcLazyEnablePeerAccess),
-                                        "cuIpcOpenMemHandle");
+    const Status status =
+        device->check(driver.ipc_open(&mapping.base_, told.handle, kIpcLazyEnablePeerAccess), "cuIpcOpenMemHandle");
     if (!status.ok()) return status.within(fmt::format("mapping {} bytes of a peer", told.allocation));
   } else {
     if (descriptor < 0) return Status(CARDEA_ERR_PROTOCOL, "a region of device memory came without its descriptor");
     Allocation allocation = 0;
-    const Status status = device->check(
-        driver.allocation_import(&allocation, reinterpret_cast<void*>(static_cast<std::uintptr_t>(descriptor)),
-                                 kHandlePosixDescriptor),
-        "cuMemImportFromShareableHandle");
+    const Status status =
+        device->check(driver.allocation_import(&allocation, reinterpret_cast<void*>(static_cast<std::uintptr_t>(descriptor)),
+                                               kHandlePosixDescriptor),
+                      "cuMemImportFromShareableHandle");
     if (!status.ok()) return status;
     Result<Pointer> base = map_allocation(*device, allocation, told.allocation);
     if (!base.ok()) return base.status();

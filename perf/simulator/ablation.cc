@@ -15,7 +15,8 @@ double seconds(Nanoseconds time) {
 Result<std::vector<AblationRow>> ablation(const Plan& plan,
                                           const std::function<void(const std::string&, double)>& progress) {
   Plan with = plan;
-  with.stagger = with.network_first = with.side_by_side = with.node_cache = with.prefetch = with.split = with.nic_affinity = false;
+  with.stagger = with.network_first = with.side_by_side = with.node_cache = with.prefetch = with.split = with.nic_affinity =
+      false;
   std::vector<AblationRow> rows;
   const auto run = [&](const char* name) -> Status {
     const Result<Report> report = simulate(with, nullptr, [&](double done) {

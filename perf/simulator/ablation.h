@@ -20,7 +20,8 @@ struct AblationRow {
 };
 
 /// Rows: naive order, + stagger, + side-by-side lanes, + node cache, + prefetch; with a machine also + PCIe-aware split and
-/// + NIC affinity. `plan` says the rest; its own strategies are not looked at. `progress` hears which row runs, and how much of it is done.
+/// + NIC affinity. `plan` says the rest; its own strategies are not looked at. `progress` hears which row runs, and how much
+/// of it is done.
 Result<std::vector<AblationRow>> ablation(const Plan& plan,
                                           const std::function<void(const std::string&, double)>& progress = {});
 

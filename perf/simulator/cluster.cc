@@ -80,7 +80,8 @@ Status Cluster::make_machine() {
   const auto& nodes = machine_->of(DeviceKind::kNumaNode);
   if (nics.empty() && plan_.nodes > 1) return unfit(fmt::format("machine {} has no NIC", machine_->name()));
   if (!gpus.empty() && plan_.ranks_per_node > gpus.size())
-    return unfit(fmt::format("ranks-per-node {}: machine {} has {} GPUs", plan_.ranks_per_node, machine_->name(), gpus.size()));
+    return unfit(
+        fmt::format("ranks-per-node {}: machine {} has {} GPUs", plan_.ranks_per_node, machine_->name(), gpus.size()));
 
   lanes_per_node_ = machine_->lanes().size();
   for (std::uint64_t node = 0; node < plan_.nodes; ++node) {

@@ -70,7 +70,7 @@ class Cluster {
   bool is_machine() const { return machine_.has_value(); }
 
  private:
-  struct Local {  // a rank of any node, by its place in the node
+  struct Local {                                      // a rank of any node, by its place in the node
     topology::DeviceId device = topology::kNoDevice;  // its GPU, or its NUMA node
     std::vector<std::uint32_t> nics;
     std::uint64_t peers = 0;  // local ranks that it reaches by NVLink

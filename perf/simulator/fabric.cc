@@ -39,7 +39,8 @@ void Fabric::move(FlightId id, Steps way, std::uint64_t cost) {
   Flight& flight = *find(id);
   const std::uint64_t bytes =
       flight.chunk.range.bytes + static_cast<std::uint64_t>(static_cast<unsigned __int128>(cost) * slowest / 1'000'000'000);
-  flight.transfer = lanes_.start(std::move(path), bytes, [this, id] { leave(id); }, [this, id] { arrive(id); });
+  flight.transfer = lanes_.start(
+      std::move(path), bytes, [this, id] { leave(id); }, [this, id] { arrive(id); });
 }
 
 void Fabric::start(Rank reader, const core::StartChunk& chunk) {
@@ -78,9 +79,9 @@ void Fabric::serve(FlightId id) {
     // The mapping of a rank that died stays; so this goes on without it.
     const Cluster& cluster = world_.cluster;
     return move(id,
-                chunk.peer != kNoRank             ? cluster.pull(flight->reader, chunk.peer)
+                chunk.peer != kNoRank           ? cluster.pull(flight->reader, chunk.peer)
                 : chunk.from != cache::kNoEntry ? cluster.copy(flight->reader, landing)
-                                                  : cluster.from_home(flight->reader, chunk.source),
+                                                : cluster.from_home(flight->reader, chunk.source),
                 plan.copy_chunk_time);
   }
   if (source.is_gone()) {
@@ -103,9 +104,10 @@ void Fabric::leave(FlightId id) {
   flight->left = true;
   if (world_.plan.bytes) {
     const core::StartChunk& chunk = flight->chunk;
-    const std::byte* from = chunk.peer != kNoRank           ? world_.ranks[chunk.peer]->slot(chunk.peer_slot)
-                            : chunk.from != cache::kNoEntry ? world_.ranks[flight->reader]->entry(chunk.from)
-                                                            : world_.ranks[chunk.source]->own_expert(chunk.layer, chunk.expert);
+    const std::byte* from = chunk.peer != kNoRank ? world_.ranks[chunk.peer]->slot(chunk.peer_slot)
+                            : chunk.from != cache::kNoEntry
+                                ? world_.ranks[flight->reader]->entry(chunk.from)
+                                : world_.ranks[chunk.source]->own_expert(chunk.layer, chunk.expert);
     const auto offset = static_cast<std::ptrdiff_t>(flight->chunk.range.offset);
     flight->staged.assign(from + offset, from + offset + static_cast<std::ptrdiff_t>(flight->chunk.range.bytes));
   }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The modelled cluster between ranks: moves chunks over lanes and notices with latency, and tells of losses.
 //
-//   network chunk:  request travels (latency, delay) ──► source lends ──► lanes out of its node ──► lanes into the other ──► arrives
-//   copy in a node: request travels (latency, delay) ──► lanes of the node (cluster.h) ──► arrives
+//   network chunk:  request travels (latency, delay) ──► source lends ──► lanes out of its node ──► lanes into the other ──►
+//   arrives copy in a node: request travels (latency, delay) ──► lanes of the node (cluster.h) ──► arrives
 //
 // The source's lease ends when the last byte has left it. A rank that dies takes the chunks from it down, which end when
 // their reader hears of the loss; a stopped one serves no network chunks until it goes on. Notices between two ranks arrive

@@ -31,8 +31,8 @@ struct Plan {
   std::uint64_t copy_chunk_time = 0;         // likewise the copy lane
   bool fair = false;                         // lanes share their rate among chunks, instead of first come, first served
   std::uint64_t swap_rate = 0;               // each rank's lane for pulls from other ranks' slots; 0: there is none
-  std::string machine;                       // topology file that every node is like; then its lanes count, not the rates above
-  bool mapped = false;                       // experts of the node are read where they lie, instead of copied into slots
+  std::string machine;  // topology file that every node is like; then its lanes count, not the rates above
+  bool mapped = false;  // experts of the node are read where they lie, instead of copied into slots
 
   // The work: steps over all layers, each layer published, fetched, computed in order of delivery, finished, collected.
   std::uint64_t layers = 32;

@@ -25,7 +25,8 @@ core::SegmentLayout layout_of(const Plan& plan) {
 
 }  // namespace
 
-World::World(const Plan& of, const Routing& routed, EventLog& to) : plan(of), routing(routed), log(to), cluster(Cluster::make(of).value()) {}
+World::World(const Plan& of, const Routing& routed, EventLog& to)
+    : plan(of), routing(routed), log(to), cluster(Cluster::make(of).value()) {}
 World::~World() = default;
 
 Simulation::Simulation(const Plan& plan, const Routing& routing, EventLog& log) : world_(plan, routing, log) {

@@ -209,7 +209,8 @@ void cycles(int signal) {
         step == static_cast<std::size_t>(Step::kChunkGivenBack)) {
       continue;
     }
-    // Who comes to do what depends on who is faster: a step that the victim hardly ever makes on this machine gets more lives.
+    // Who comes to do what depends on who is faster: a step that the victim hardly ever makes on this machine gets more
+    // lives.
     for (std::uint64_t i = count; times() == 0 && i < 2 * count && !testing::Test::HasFailure(); ++i)
       cycle(i, signal, static_cast<Step>(step), 1, totals);
     EXPECT_GT(times(), 0u) << "nobody was struck at step " << step;

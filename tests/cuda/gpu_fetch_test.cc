@@ -24,11 +24,16 @@ void both(const std::function<void(Gpu&, Job&, unsigned rank)>& body, SharedExch
 
 std::string name_of(Weights weights) {
   switch (weights) {
-    case Weights::kCardea: return "Cardea";
-    case Weights::kMalloc: return "Malloc";
-    case Weights::kPointers: return "Pointers";
-    case Weights::kHostMapped: return "HostMapped";
-    case Weights::kHost: return "Host";
+    case Weights::kCardea:
+      return "Cardea";
+    case Weights::kMalloc:
+      return "Malloc";
+    case Weights::kPointers:
+      return "Pointers";
+    case Weights::kHostMapped:
+      return "HostMapped";
+    case Weights::kHost:
+      return "Host";
   }
   return "";
 }
@@ -257,7 +262,8 @@ TEST_F(GpuRun, StreamsThatAreBeingCapturedAreRefused) {
         using Begin = int (*)(cuda::Stream, int);
         using End = int (*)(cuda::Stream, void**);
         void* const library = dlopen("libcuda.so.1", RTLD_NOW);
-        gpu.must(reinterpret_cast<Begin>(dlsym(library, "cuStreamBeginCapture_v2"))(gpu.stream(), 2), "cuStreamBeginCapture");
+        gpu.must(reinterpret_cast<Begin>(dlsym(library, "cuStreamBeginCapture_v2"))(gpu.stream(), 2),
+                 "cuStreamBeginCapture");
         const auto no = CARDEA_ERR_UNSUPPORTED;
         layer.fetch(1, layer.foreign(), gpu.stream(), 0, no);
         EXPECT_NE(std::string(last_error().message).find("captured"), std::string::npos);

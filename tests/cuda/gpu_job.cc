@@ -74,7 +74,9 @@ std::byte* Gpu::alloc(std::uint64_t bytes) {
   return reinterpret_cast<std::byte*>(at);
 }
 
-void Gpu::free(std::byte* memory) { driver_->memory_free(reinterpret_cast<cuda::Pointer>(memory)); }
+void Gpu::free(std::byte* memory) {
+  driver_->memory_free(reinterpret_cast<cuda::Pointer>(memory));
+}
 
 void Gpu::copy(void* to, const void* from, std::uint64_t bytes) {
   must(driver_->copy(reinterpret_cast<cuda::Pointer>(to), reinterpret_cast<cuda::Pointer>(from), bytes, stream_),
@@ -97,7 +99,9 @@ void Gpu::poison(void* at, std::uint64_t bytes) {
   must(driver_->memory_set(reinterpret_cast<cuda::Pointer>(at), 0xEE, bytes, stream_), "cuMemsetD8Async");
 }
 
-void Gpu::synchronize() { must(driver_->stream_synchronize(stream_), "cuStreamSynchronize"); }
+void Gpu::synchronize() {
+  must(driver_->stream_synchronize(stream_), "cuStreamSynchronize");
+}
 
 void Gpu::close_gate() {
   __atomic_store_n(gate_, 0, __ATOMIC_RELEASE);
@@ -105,7 +109,9 @@ void Gpu::close_gate() {
        "cuStreamWaitValue32");
 }
 
-void Gpu::open_gate() { __atomic_store_n(gate_, 1, __ATOMIC_RELEASE); }
+void Gpu::open_gate() {
+  __atomic_store_n(gate_, 1, __ATOMIC_RELEASE);
+}
 
 // ---------------------------------------------------------------- a layer
 
@@ -116,7 +122,8 @@ std::uint64_t fresh_seed() {
 
 std::vector<std::byte> random_bytes(std::uint64_t seed, std::uint32_t expert, std::uint32_t segment, std::uint64_t version,
                                     std::uint64_t bytes) {
-  std::mt19937_64 random(seed ^ (std::uint64_t{expert} << 40) ^ (std::uint64_t{segment} << 32) ^ version * 0x9E3779B97F4A7C15u);
+  std::mt19937_64 random(seed ^ (std::uint64_t{expert} << 40) ^ (std::uint64_t{segment} << 32) ^
+                         version * 0x9E3779B97F4A7C15u);
   std::vector<std::byte> out((bytes + 7) / 8 * 8);
   for (std::size_t i = 0; i < out.size(); i += 8) {
     const std::uint64_t word = random();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ranks that use GPUs, for tests of the C API: a rank's own use of the driver, and a layer whose weights lie in device memory.
-// Each rank is a process, and the test's own process never touches the driver, which does not survive a fork. What cannot be
-// set up throws, which fails the rank. The tests run on the machine's GPUs, or on the fake driver (fake/) where they are
-// started with it in the library path.
+// Ranks that use GPUs, for tests of the C API: a rank's own use of the driver, and a layer whose weights lie in device
+// memory. Each rank is a process, and the test's own process never touches the driver, which does not survive a fork. What
+// cannot be set up throws, which fails the rank. The tests run on the machine's GPUs, or on the fake driver (fake/) where
+// they are started with it in the library path.
 #pragma once
 
 #include <functional>

@@ -91,7 +91,9 @@ TEST(Cluster, SeveralRailsCarryOneExpertFaster) {
   const Result<Report> one = simulate(plan);
   ASSERT_TRUE(four.ok() && one.ok());
   EXPECT_EQ(four->violation_count + one->violation_count, 0u);
-  const auto fetching = [&](const Report& report) { return report.ready_time.count() - 2 * static_cast<std::int64_t>(plan.dense_time); };
+  const auto fetching = [&](const Report& report) {
+    return report.ready_time.count() - 2 * static_cast<std::int64_t>(plan.dense_time);
+  };
   EXPECT_GT(static_cast<double>(fetching(*one)), static_cast<double>(fetching(*four)) * 1.1);
 }
 
@@ -127,7 +129,8 @@ double time_of(const Plan& plan) {
   return static_cast<double>(report->time.count());
 }
 
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // where it takes minutes; split_test.cc has the same code
+#if !defined(__SANITIZE_ADDRESS__) && \
+    !defined(__SANITIZE_THREAD__)  // where it takes minutes; split_test.cc has the same code
 TEST(MachineAblation, SplitAndAffinityCureContentionOfDgxA100) {
   const Result<std::vector<AblationRow>> made = ablation(heavy("dgx-a100", 6));
   ASSERT_TRUE(made.ok()) << made.status().message();

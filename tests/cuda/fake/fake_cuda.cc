@@ -3,9 +3,9 @@
 // the driver's stead (LD_LIBRARY_PATH), so the whole path runs where there is no GPU, and under sanitizers.
 //
 // It keeps the driver's word in what Cardea depends on: streams run in order and beside one another; events tell of what was
-// recorded last; memory is shared between processes by IPC handles and descriptors and outlives its owner where it is mapped;
-// a gate (cuStreamWaitValue32) stops its stream; and cuMemFree waits for all streams while every other call waits for it,
-// which is how a gate whose opener calls the driver becomes a deadlock.
+// recorded last; memory is shared between processes by IPC handles and descriptors and outlives its owner where it is
+// mapped; a gate (cuStreamWaitValue32) stops its stream; and cuMemFree waits for all streams while every other call waits
+// for it, which is how a gate whose opener calls the driver becomes a deadlock.
 //
 //   FAKE_CUDA_DEVICES   how many (default 2)
 //   FAKE_CUDA_JITTER    microseconds: each operation starts up to so much later than it could
@@ -91,7 +91,7 @@ struct World {
   std::set<CUstream_st*> streams;
   CUstream_st legacy;
   std::map<std::string, std::pair<int, int>> failures;  // calls that still succeed, code
-  std::shared_mutex driver;  // cuMemFree has it alone while it waits
+  std::shared_mutex driver;                             // cuMemFree has it alone while it waits
   int jitter = 0;
 };
 
@@ -128,8 +128,8 @@ Code fails(const char* symbol) {
   return found->second.second;
 }
 
-#define ENTER(symbol)                                    \
-  const std::shared_lock in_driver(world().driver);      \
+#define ENTER(symbol)                               \
+  const std::shared_lock in_driver(world().driver); \
   if (const Code failed = fails(#symbol); failed != kSuccess) return failed
 
 CUstream_st& of(Stream stream) {
@@ -177,7 +177,9 @@ Pointer map_anywhere(int descriptor, std::size_t bytes) {
   return at == MAP_FAILED ? 0 : reinterpret_cast<Pointer>(at);
 }
 
-std::size_t whole_pages(std::size_t bytes) { return (bytes + 4095) / 4096 * 4096; }
+std::size_t whole_pages(std::size_t bytes) {
+  return (bytes + 4095) / 4096 * 4096;
+}
 
 Code allocate(Pointer* out, std::size_t bytes, Range range) {
   const int descriptor = new_memory(whole_pages(bytes));
@@ -211,17 +213,33 @@ struct Handle {  // inside an IpcHandle
 #define FAKE extern "C" __attribute__((visibility("default"))) Code
 
 /// How tests tell that it is the fake.
-FAKE fake_cuda_driver() { return kSuccess; }
-FAKE cuInit(unsigned) { return world().contexts.empty() ? kNoDevice : fails("cuInit"); }
-FAKE cuDriverGetVersion(int* version) { return *version = 13000, kSuccess; }
-FAKE cuGetErrorName(Code code, const char** name) {
-  *name = code == kOutOfMemory ? "CUDA_ERROR_OUT_OF_MEMORY" : code == kInvalidValue ? "CUDA_ERROR_INVALID_VALUE" : "CUDA_ERROR_FAKE";
+FAKE fake_cuda_driver() {
   return kSuccess;
 }
-FAKE cuGetErrorString(Code, const char** text) { return *text = "said the fake driver", kSuccess; }
-FAKE cuDeviceGetCount(int* count) { return *count = static_cast<int>(world().contexts.size()), kSuccess; }
-FAKE cuDeviceGet(Ordinal* device, int ordinal) { return *device = ordinal, kSuccess; }
-FAKE cuDeviceCanAccessPeer(int* can, Ordinal, Ordinal) { return *can = 1, kSuccess; }
+FAKE cuInit(unsigned) {
+  return world().contexts.empty() ? kNoDevice : fails("cuInit");
+}
+FAKE cuDriverGetVersion(int* version) {
+  return *version = 13000, kSuccess;
+}
+FAKE cuGetErrorName(Code code, const char** name) {
+  *name = code == kOutOfMemory    ? "CUDA_ERROR_OUT_OF_MEMORY"
+          : code == kInvalidValue ? "CUDA_ERROR_INVALID_VALUE"
+                                  : "CUDA_ERROR_FAKE";
+  return kSuccess;
+}
+FAKE cuGetErrorString(Code, const char** text) {
+  return *text = "said the fake driver", kSuccess;
+}
+FAKE cuDeviceGetCount(int* count) {
+  return *count = static_cast<int>(world().contexts.size()), kSuccess;
+}
+FAKE cuDeviceGet(Ordinal* device, int ordinal) {
+  return *device = ordinal, kSuccess;
+}
+FAKE cuDeviceCanAccessPeer(int* can, Ordinal, Ordinal) {
+  return *can = 1, kSuccess;
+}
 FAKE cuDevicePrimaryCtxRetain(DriverContext* context, Ordinal device) {
   ENTER(cuDevicePrimaryCtxRetain);
   const std::scoped_lock held(world().mutex);
@@ -240,14 +258,18 @@ FAKE cuDevicePrimaryCtxGetState(Ordinal device, unsigned* flags, int* active) {
   *active = world().active[static_cast<std::size_t>(device)] > 0 ? 1 : 0;
   return kSuccess;
 }
-FAKE cuCtxPushCurrent_v2(DriverContext context) { return current.push_back(context), kSuccess; }
+FAKE cuCtxPushCurrent_v2(DriverContext context) {
+  return current.push_back(context), kSuccess;
+}
 FAKE cuCtxPopCurrent_v2(DriverContext* context) {
   if (current.empty()) return kInvalidContext;
   *context = current.back();
   current.pop_back();
   return kSuccess;
 }
-FAKE cuCtxGetCurrent(DriverContext* context) { return *context = current.empty() ? nullptr : current.back(), kSuccess; }
+FAKE cuCtxGetCurrent(DriverContext* context) {
+  return *context = current.empty() ? nullptr : current.back(), kSuccess;
+}
 FAKE cuCtxSetCurrent(DriverContext context) {
   if (!current.empty()) current.pop_back();
   if (context != nullptr) current.push_back(context);
@@ -300,7 +322,9 @@ FAKE cuMemHostAlloc(void** out, std::size_t bytes, unsigned) {
   ENTER(cuMemHostAlloc);
   return *out = std::aligned_alloc(4096, whole_pages(bytes)), *out == nullptr ? kOutOfMemory : kSuccess;
 }
-FAKE cuMemFreeHost(void* at) { return std::free(at), kSuccess; }
+FAKE cuMemFreeHost(void* at) {
+  return std::free(at), kSuccess;
+}
 FAKE cuMemHostRegister_v2(void* at, std::size_t bytes, unsigned) {
   ENTER(cuMemHostRegister_v2);
   const std::scoped_lock held(world().mutex);
@@ -386,14 +410,17 @@ FAKE cuIpcCloseMemHandle(Pointer at) {
   world().ranges.erase(found);
   return kSuccess;
 }
-FAKE cuMemGetAllocationGranularity(std::size_t* bytes, const AllocationProperties*, int) { return *bytes = 2 << 20, kSuccess; }
+FAKE cuMemGetAllocationGranularity(std::size_t* bytes, const AllocationProperties*, int) {
+  return *bytes = 2 << 20, kSuccess;
+}
 FAKE cuMemCreate(Allocation* out, std::size_t bytes, const AllocationProperties* properties, unsigned long long) {
   ENTER(cuMemCreate);
   const int descriptor = bytes > (std::size_t{1} << 36) ? -1 : new_memory(bytes);
   if (descriptor < 0) return kOutOfMemory;
   const std::scoped_lock held(world().mutex);
   *out = world().next_allocation++;
-  world().made[*out] = {descriptor, bytes, properties->location.id, properties->requested_handle_types == kHandlePosixDescriptor};
+  world().made[*out] = {descriptor, bytes, properties->location.id,
+                        properties->requested_handle_types == kHandlePosixDescriptor};
   return kSuccess;
 }
 FAKE cuMemRelease(Allocation allocation) {
@@ -437,21 +464,24 @@ FAKE cuMemAddressReserve(Pointer* out, std::size_t bytes, std::size_t, Pointer, 
   ENTER(cuMemAddressReserve);
   // Aligned as the driver's granularity is.
   constexpr std::size_t kAlign = 2 << 20;
-  auto* const at = static_cast<char*>(mmap(nullptr, bytes + kAlign, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  auto* const at =
+      static_cast<char*>(mmap(nullptr, bytes + kAlign, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   if (at == MAP_FAILED) return kOutOfMemory;
   const std::size_t skip = (kAlign - reinterpret_cast<std::uintptr_t>(at) % kAlign) % kAlign;
   if (skip > 0) munmap(at, skip);
   if (skip < kAlign) munmap(at + skip + bytes, kAlign - skip);
   return *out = reinterpret_cast<Pointer>(at + skip), kSuccess;
 }
-FAKE cuMemAddressFree(Pointer at, std::size_t bytes) { return munmap(reinterpret_cast<void*>(at), bytes), kSuccess; }
+FAKE cuMemAddressFree(Pointer at, std::size_t bytes) {
+  return munmap(reinterpret_cast<void*>(at), bytes), kSuccess;
+}
 FAKE cuMemMap(Pointer at, std::size_t bytes, std::size_t, Allocation allocation, unsigned long long) {
   ENTER(cuMemMap);
   const std::scoped_lock held(world().mutex);
   const auto found = world().made.find(allocation);
   if (found == world().made.end() || bytes > found->second.bytes) return kInvalidValue;
-  if (mmap(reinterpret_cast<void*>(at), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, found->second.descriptor, 0) ==
-      MAP_FAILED)
+  if (mmap(reinterpret_cast<void*>(at), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, found->second.descriptor,
+           0) == MAP_FAILED)
     return kOutOfMemory;
   ++found->second.references;
   Range range;
@@ -474,7 +504,10 @@ FAKE cuMemUnmap(Pointer at, std::size_t bytes) {
   }
   return cuMemRelease(allocation);
 }
-FAKE cuMemSetAccess(Pointer, std::size_t, const AccessDescription*, std::size_t) { ENTER(cuMemSetAccess); return kSuccess; }
+FAKE cuMemSetAccess(Pointer, std::size_t, const AccessDescription*, std::size_t) {
+  ENTER(cuMemSetAccess);
+  return kSuccess;
+}
 
 // ---------------------------------------------------------------- streams and events
 
@@ -507,13 +540,19 @@ FAKE cuStreamIsCapturing(Stream stream, int* status) {
   ENTER(cuStreamIsCapturing);
   return *status = of(stream).capturing ? 1 : 0, kSuccess;
 }
-FAKE cuStreamBeginCapture_v2(Stream stream, int) { return of(stream).capturing = true, kSuccess; }
-FAKE cuStreamEndCapture(Stream stream, void** graph) { return of(stream).capturing = false, *graph = nullptr, kSuccess; }
+FAKE cuStreamBeginCapture_v2(Stream stream, int) {
+  return of(stream).capturing = true, kSuccess;
+}
+FAKE cuStreamEndCapture(Stream stream, void** graph) {
+  return of(stream).capturing = false, *graph = nullptr, kSuccess;
+}
 FAKE cuEventCreate(EventHandle* out, unsigned) {
   ENTER(cuEventCreate);
   return *out = new CUevent_st, kSuccess;
 }
-FAKE cuEventDestroy_v2(EventHandle event) { return delete event, kSuccess; }
+FAKE cuEventDestroy_v2(EventHandle event) {
+  return delete event, kSuccess;
+}
 FAKE cuEventRecord(EventHandle event, Stream stream) {
   ENTER(cuEventRecord);
   std::uint64_t number = 0;

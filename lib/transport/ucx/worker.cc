@@ -39,8 +39,8 @@ Status Worker::open(const UcxOptions& options) {
     return ucx_error(status, "ucp_config_read");
   const std::unique_ptr<ucp_config_t, ConfigRelease> config(raw);
   std::vector<std::pair<std::string, std::string>> defaults = options.defaults;
-  // By default a peer that has closed its end is noticed after 20 s. Much less than 5 s takes a slow link for a dead one: UCX's
-  // signs of life wait behind what is queued.
+  // By default a peer that has closed its end is noticed after 20 s. Much less than 5 s takes a slow link for a dead one:
+  // UCX's signs of life wait behind what is queued.
   defaults.emplace_back("KEEPALIVE_INTERVAL", "5s");
   for (const auto& [name, value] : defaults) {
     if (std::getenv(("UCX_" + name).c_str()) != nullptr) continue;

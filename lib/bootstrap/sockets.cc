@@ -47,8 +47,12 @@ Result<std::vector<SocketAddress>> resolve(const Endpoint& endpoint) {
   asio::io_context io;
   asio::ip::tcp::resolver resolver(io);
   error_code error;
-  const auto found =
-      resolver.resolve(endpoint.host, std::to_string(endpoint.port), asio::ip::resolver_base::numeric_service, error);
+  const auto look_up = [&](const std::string& host) {
+    return resolver.resolve(host, std::to_string(endpoint.port), asio::ip::resolver_base::numeric_service, error);
+  };
+  auto found = look_up(endpoint.host);
+  // RFC 6761, section 6.3: that name is this machine, also where nobody has written it into /etc/hosts.
+  if (error && endpoint.host == "localhost") found = look_up("127.0.0.1");
   std::vector<SocketAddress> addresses;
   if (!error) {
     for (const auto& entry : found) addresses.emplace_back(entry.endpoint());

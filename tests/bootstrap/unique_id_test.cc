@@ -36,7 +36,7 @@ TEST(UniqueId, ADamagedByteAnywhereIsFound) {
 }
 
 TEST(UniqueId, TwoJobsFormAtOnceAndTheirMeetingPointsFinish) {
-  Result<CreatedId> ids[] = {create_unique_id("127.0.0.1"), create_unique_id("127.0.0.1")};
+  Result<CreatedId> ids[] = {create_unique_id("127.0.0.1"), create_unique_id("localhost")};
   ASSERT_TRUE(ids[0].ok()) << ids[0].status().message();
   ASSERT_TRUE(ids[1].ok()) << ids[1].status().message();
   EXPECT_FALSE(ids[0]->meeting_point->finished());

@@ -115,6 +115,8 @@ int main(int argc, char** argv) try {
   std::printf("rank %u: done, %lu rounds, %lu wrong, last round with %zu peers\n", job.rank, outcome.rounds, outcome.wrong,
               outcome.expelled ? 0 : info.world_size - 1 - outcome.failed.size());
   std::fflush(stdout);
+  // Others may be in their last round, and what this rank says when it leaves may wait behind it on a slow link.
+  std::this_thread::sleep_for(std::chrono::seconds(3));
   const std::uint64_t before = monotonic_ns();
   job.leave();
   std::printf("rank %u: closed in %lu ms\n", job.rank, (monotonic_ns() - before) / 1'000'000);

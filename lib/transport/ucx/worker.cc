@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <memory>
+#include <thread>
 
 namespace cardea::transport::ucx {
 namespace {
@@ -126,10 +127,26 @@ void Worker::wait() {
                          });
 }
 
+// UCX 1.13 aborts when it is destroyed while an answer to somebody who has just connected waits for a connection of its own.
+// If that peer has gone, the attempt fails as soon as UCX looks; if it lives, the answer leaves.
+void Worker::settle() {
+  constexpr auto kAtMost = std::chrono::milliseconds(100);
+  constexpr auto kNap = std::chrono::microseconds(500);
+  constexpr unsigned kQuietTurns = 20;
+  const auto deadline = Clock::now() + kAtMost;
+  for (unsigned quiet = 0; quiet < kQuietTurns && Clock::now() < deadline;) {
+    quiet = ucp_worker_progress(worker_) != 0 ? 0 : quiet + 1;
+    if (quiet != 0) std::this_thread::sleep_for(kNap);
+  }
+}
+
 void Worker::stop() {
   if (std::exchange(stopped_, true)) return;
   if (descriptor_.is_open()) descriptor_.release();  // the descriptor is UCX's to close
-  if (worker_ != nullptr) ucp_worker_destroy(worker_);
+  if (worker_ != nullptr) {
+    settle();
+    ucp_worker_destroy(worker_);
+  }
   if (context_ != nullptr) ucp_cleanup(context_);
   worker_ = nullptr;
   context_ = nullptr;

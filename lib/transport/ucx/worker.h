@@ -47,6 +47,7 @@ class Worker : public std::enable_shared_from_this<Worker> {
   Status open(const UcxOptions& options);
   void run();
   void sleep();
+  void settle();
   void wait();
 
   boost::asio::io_context& io_;

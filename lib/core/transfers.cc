@@ -15,8 +15,6 @@ void Core::starve(Fetch& of, std::size_t index, Clock::time_point now) {
   if (of.spec.gang) return;  // queues whole, by queue_gang
   Slab& slab = *slabs_.at(*of.spec.slab);
   const auto place = static_cast<std::size_t>(of.spec.urgency);
-  const bool first = std::all_of(slab.starved.begin(), slab.starved.begin() + static_cast<std::ptrdiff_t>(place) + 1,
-                                 [](const auto& queue) { return queue.empty(); });
   // Before those of the same fetch that come later in its order: their sources may have published earlier.
   auto& queue = slab.starved[place];
   auto at = queue.end();
@@ -26,7 +24,7 @@ void Core::starve(Fetch& of, std::size_t index, Clock::time_point now) {
   }
   const bool in_front = at == queue.begin();
   queue.insert(at, {of.number, index});
-  if (first || in_front) feed(slab, now);  // else those before it wait, and so does it
+  if (in_front) feed(slab, now);  // else those before it wait, and so does it
 }
 
 void Core::queue_gang(Fetch& of, Clock::time_point now) {

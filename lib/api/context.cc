@@ -41,8 +41,11 @@ Result<std::unique_ptr<bootstrap::Exchange>> make_exchange(const cardea_config_t
     case CARDEA_BOOTSTRAP_ENVIRONMENT: {
       Result<bootstrap::Options> options = bootstrap::from_environment();
       if (!options.ok()) return options.status();
-      options->instance = Registry::get().next_environment_instance();
-      return bootstrap::join(*options, deadline);
+      bootstrap::Instances::Attempt attempt(Registry::get().environment_instances());
+      options->instance = attempt.number();
+      auto joined = bootstrap::join(*options, deadline);
+      if (joined.ok()) attempt.formed();
+      return joined;
     }
     case CARDEA_BOOTSTRAP_UNIQUE_ID: {
       if (config.unique_id == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "config.unique_id is null");

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <exception>
-#include <new>
 
 #include "lib/base/status.h"
 
@@ -13,17 +12,17 @@ namespace cardea::api {
 cardea_status_t report(const Status& status) noexcept;
 const Status& last_error() noexcept;
 
+/// The exception that is being handled, as a status: what the system refused by its errno, a failed allocation as NO_MEMORY,
+/// anything else as INTERNAL.
+Status caught() noexcept;
+
 /// Runs the body of a C function: no exception passes.
 template <typename Body>
 cardea_status_t guarded(Body body) noexcept {
   try {
     return report(body());
-  } catch (const std::bad_alloc&) {
-    return report(Status(CARDEA_ERR_NO_MEMORY, "out of memory"));
-  } catch (const std::exception& error) {
-    return report(Status(CARDEA_ERR_INTERNAL, error.what()));
   } catch (...) {
-    return report(Status(CARDEA_ERR_INTERNAL, "an unknown exception"));
+    return report(caught());
   }
 }
 

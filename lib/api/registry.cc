@@ -79,11 +79,6 @@ void Registry::drop_finished() {
   });
 }
 
-std::uint64_t Registry::next_environment_instance() {
-  const std::unique_lock held(mutex_);
-  return environment_instances_++;
-}
-
 Result<std::shared_ptr<const topology::Machine>> Registry::machine(const topology::Sources& sources) {
   const std::lock_guard held(machine_mutex_);
   return machine_.get(sources);

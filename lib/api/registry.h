@@ -16,6 +16,7 @@
 #include "lib/api/affinity.h"
 #include "lib/api/handles.h"
 #include "lib/base/status.h"
+#include "lib/bootstrap/instances.h"
 #include "lib/bootstrap/meeting_point.h"
 
 namespace cardea::api {
@@ -39,7 +40,7 @@ class Registry {
   /// Ends the threads of those whose jobs have formed.
   void drop_finished();
   /// Counts the contexts made from the environment, which all ranks make in the same order.
-  std::uint64_t next_environment_instance();
+  bootstrap::Instances& environment_instances() { return environment_instances_; }
   /// The machine of this process, found once for all contexts. Errors as topology::discover.
   Result<std::shared_ptr<const topology::Machine>> machine(const topology::Sources& sources);
 
@@ -52,7 +53,7 @@ class Registry {
   std::unordered_map<ContextNumber, std::shared_ptr<Context>> contexts_;
   std::atomic<ContextNumber> next_;  // read by the child of a fork without the mutex
   std::vector<std::unique_ptr<bootstrap::MeetingPoint>> meeting_points_;
-  std::uint64_t environment_instances_ = 0;
+  bootstrap::Instances environment_instances_;
   std::mutex machine_mutex_;
   KnownMachine machine_;
   const Registry* parents_ = nullptr;  // after a fork; left as it is, and never freed

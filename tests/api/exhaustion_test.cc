@@ -2,14 +2,14 @@
 // Running out of descriptors, memory and room in files: a status that says of what, nothing lost on the way, a context that
 // can still be destroyed, and that works again when there is enough. Each test proves that it ran out.
 #include <dirent.h>
-#include <fcntl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <fstream>
+#include <optional>
 
 #include "lib/bootstrap/secret_file.h"
 #include "tests/api/api_job.h"
+#include "tests/support/exhaustion.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define CARDEA_SANITIZED 1
@@ -29,40 +29,6 @@ unsigned open_descriptors() {
   closedir(folder);
   return count - 1;  // the folder's own
 }
-
-void limit(__rlimit_resource what, rlim_t most) {
-  rlimit now{};
-  ASSERT_EQ(getrlimit(what, &now), 0);
-  now.rlim_cur = std::min(most, now.rlim_max);
-  ASSERT_EQ(setrlimit(what, &now), 0);
-}
-void unlimit(__rlimit_resource what) {
-  limit(what, RLIM_INFINITY);
-}
-
-/// Holds every descriptor that this process may have, but for `left`.
-class AllDescriptors {
- public:
-  explicit AllDescriptors(std::size_t left = 0) {
-    limit(RLIMIT_NOFILE, 256);
-    for (int fd = open("/dev/null", O_RDONLY | O_CLOEXEC); fd >= 0; fd = open("/dev/null", O_RDONLY | O_CLOEXEC))
-      held_.push_back(fd);
-    EXPECT_EQ(errno, EMFILE);
-    EXPECT_GT(held_.size(), left);
-    for (; left > 0; --left) give_one();
-  }
-  ~AllDescriptors() {
-    while (!held_.empty()) give_one();
-    unlimit(RLIMIT_NOFILE);
-  }
-  void give_one() {
-    close(held_.back());
-    held_.pop_back();
-  }
-
- private:
-  std::vector<int> held_;
-};
 
 bool is_exhaustion(cardea_status_t status) {
   return status == CARDEA_ERR_NO_MEMORY || status == CARDEA_ERR_SYSTEM || status == CARDEA_ERR_TRANSPORT;
@@ -99,8 +65,8 @@ TEST(Exhaustion, AContextThatFindsTooFewDescriptorsIsAStatusAndLeavesNone) {
 
 TEST(Exhaustion, ARankBetweenNodesThatFindsTooFewDescriptorsIsAStatusAndTheOtherIsTold) {
   SharedBoard board;
-  const std::string root = "unix:cardea-exhaustion-" + std::to_string(getpid()) + "-";
-  constexpr unsigned kSteps = 12, kStride = 6;
+  const std::string root = "unix:cardea-exhaustion-" + std::to_string(getpid());
+  constexpr unsigned kSteps = 6, kStride = 12;
   run_ranks(2, [&](unsigned rank) {
     setenv("UCX_TLS", "tcp,self", 0);
     setenv("CARDEA_RANK", std::to_string(rank).c_str(), 1);
@@ -109,15 +75,16 @@ TEST(Exhaustion, ARankBetweenNodesThatFindsTooFewDescriptorsIsAStatusAndTheOther
     unsigned refused = 0, made = 0;
     for (unsigned step = 0; step < kSteps; ++step) {
       ASSERT_TRUE(board.barrier(step, 2));
-      setenv("CARDEA_ROOT", (root + std::to_string(step)).c_str(), 1);
+      setenv("CARDEA_ROOT", root.c_str(), 1);
       cardea_config_t config = CARDEA_CONFIG_INIT;
       config.node_id = rank == 0 ? "first" : "second";
       config.setup_timeout = 10 * kSecond;
       // The last attempt has all it wants.
-      if (rank == 1 && step + 1 < kSteps) limit(RLIMIT_NOFILE, open_descriptors() + 1 + step * kStride);
+      std::optional<AllDescriptors> all;
+      if (rank == 1 && step + 1 < kSteps) all.emplace(step * kStride);
       cardea_context_t context{};
       const cardea_status_t status = cardea_context_create(&config, &context);
-      if (rank == 1) unlimit(RLIMIT_NOFILE);
+      all.reset();
       if (status == CARDEA_OK) {
         ++made;
         EXPECT_EQ(cardea_context_destroy(context), CARDEA_OK);

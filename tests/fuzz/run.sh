@@ -5,13 +5,15 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: tests/fuzz/run.sh [--seconds N] [--jobs N] [--no-build] [--pack FILE] [--list] [TARGET...]
+usage: tests/fuzz/run.sh [--seconds N] [--input-timeout N] [--jobs N] [--no-build] [--pack FILE] [--list] [TARGET...]
 
 Builds the fuzz targets (preset fuzz: clang, libFuzzer, Address and Undefined Behavior Sanitizer), runs each of them, or
 those named, for N seconds, --jobs at a time, and prints a table: seconds, inputs executed, findings. Corpora grow in
 corpus/TARGET beside the programs' folder, from seeds that the targets make; inputs that failed are kept in findings/.
 
   --seconds N   for each target (default 60)
+  --input-timeout N
+                an input that takes longer than N seconds is a finding (default 10; more where the machine is shared)
   --jobs N      targets at a time (default: the number of cores)
   --no-build    runs what has been built, or what this script was unpacked with
   --pack FILE   instead of running, makes a .tar.gz to be run elsewhere: stripped programs, corpora, shared libraries and
@@ -26,10 +28,11 @@ wrong() {
   exit 2
 }
 
-seconds=60 jobs=$(nproc) build=1 pack= list= chosen=()
+seconds=60 input_timeout=10 jobs=$(nproc) build=1 pack= list= chosen=()
 while (($#)); do
   case $1 in
     --seconds) [[ ${2-} =~ ^[1-9][0-9]*$ ]] || wrong "--seconds takes a number, not '${2-}'"; seconds=$2; shift 2 ;;
+    --input-timeout) [[ ${2-} =~ ^[1-9][0-9]*$ ]] || wrong "--input-timeout takes a number, not '${2-}'"; input_timeout=$2; shift 2 ;;
     --jobs|-j) [[ ${2-} =~ ^[1-9][0-9]*$ ]] || wrong "--jobs takes a number, not '${2-}'"; jobs=$2; shift 2 ;;
     --no-build) build=; shift ;;
     --pack) [[ -n ${2-} ]] || wrong "--pack takes a file"; pack=$(realpath -m "$2"); shift 2 ;;
@@ -103,7 +106,7 @@ fuzz() {
   # UCX does not free all that it has allocated.
   [[ $name != ucx_receive ]] || leaks=0
   ASAN_OPTIONS=detect_odr_violation=0:detect_leaks=$leaks:${ASAN_OPTIONS-} "$base/bin/${name}_fuzz" -max_total_time="$seconds" \
-    -max_len="${most[$name]}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -detect_leaks=$leaks \
+    -max_len="${most[$name]}" -timeout="$input_timeout" -rss_limit_mb=2048 -print_final_stats=1 -detect_leaks=$leaks \
     -artifact_prefix="$findings/$name-" "$base/corpus/$name" >"$logs/$name.log" 2>&1 || status=$?
   echo "$status" >"$logs/$name.status"
 }

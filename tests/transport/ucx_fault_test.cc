@@ -6,6 +6,7 @@
 
 #include "lib/transport/ucx/wire.h"
 #include "lib/transport/ucx/worker.h"
+#include "tests/support/exhaustion.h"
 #include "tests/transport/ucx_rank.h"
 
 namespace cardea::test {
@@ -318,6 +319,29 @@ TEST(UcxFault, NothingIsHeardOfADisconnectedPeer) {
       world.board.set(1, 1);
     }
   });
+}
+
+// UCX itself ends the process then, here with 0, 1, 2 and 13 descriptors left.
+TEST(UcxWorker, WithTooFewDescriptorsIsRefusedAndTheProcessLives) {
+  SharedBoard board;
+  for (std::size_t left = 0; left <= 64; left += left < 16 ? 1 : 8) {
+    run_ranks(1, [&](unsigned) {
+      boost::asio::io_context io;
+      boost::asio::posix::stream_descriptor reactor(io);  // has its descriptors from now on
+      const AllDescriptors all(left);
+      auto made = Worker::make(io, ucx_options(0));
+      board.add(made.ok() ? 1 : 0, 1);
+      if (made.ok()) {
+        made.value()->stop();
+      } else {
+        EXPECT_EQ(made.status().code(), CARDEA_ERR_NO_MEMORY) << made.status().message();
+        EXPECT_NE(made.status().message().find(std::to_string(left) + " descriptors are left"), std::string::npos)
+            << made.status().message();
+      }
+    });
+  }
+  EXPECT_GE(board.get(0), 16u) << "it was never refused";
+  EXPECT_GE(board.get(1), 1u) << "it never had enough";
 }
 
 }  // namespace

@@ -2,10 +2,15 @@
 #include "lib/transport/ucx/worker.h"
 
 #include <poll.h>
+#include <sys/eventfd.h>
 
+#include <array>
+#include <cerrno>
 #include <cstdlib>
 #include <memory>
 #include <thread>
+
+#include "lib/base/unique_fd.h"
 
 namespace cardea::transport::ucx {
 namespace {
@@ -15,6 +20,20 @@ constexpr int kProgressPerTurn = 32;
 struct ConfigRelease {
   void operator()(ucp_config_t* config) const { ucp_config_release(config); }
 };
+
+// UCX ends the process, by an assertion or a null pointer, where it does not get a descriptor for its thread or its events
+// (1.13: with fewer than 3, and again while interfaces are opened). A context and a worker took 15 with two interfaces.
+constexpr std::size_t kDescriptorsNeeded = 48;
+
+Status enough_descriptors() {
+  std::array<UniqueFd, kDescriptorsNeeded> probes;
+  for (std::size_t got = 0; got < probes.size(); ++got) {
+    probes[got] = UniqueFd(::eventfd(0, EFD_CLOEXEC));
+    if (probes[got]) continue;
+    return Status::from_errno(errno, "eventfd", fmt::format("{} descriptors are left, UCX needs {}", got, probes.size()));
+  }
+  return {};
+}
 
 bool readable(int fd) {
   pollfd entry{fd, POLLIN, 0};
@@ -35,6 +54,7 @@ Result<std::shared_ptr<Worker>> Worker::make(boost::asio::io_context& io, const 
 }
 
 Status Worker::open(const UcxOptions& options) {
+  if (auto status = enough_descriptors(); !status.ok()) return status;
   ucp_config_t* raw = nullptr;
   if (const auto status = ucp_config_read(nullptr, nullptr, &raw); status != UCS_OK)
     return ucx_error(status, "ucp_config_read");

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// For tests that run out of something, in processes of their own (run_ranks): limits that stay until they are lifted.
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
+#include <vector>
+
+namespace cardea::test {
+
+inline void limit(__rlimit_resource what, rlim_t most) {
+  rlimit now{};
+  ASSERT_EQ(getrlimit(what, &now), 0);
+  now.rlim_cur = std::min(most, now.rlim_max);
+  ASSERT_EQ(setrlimit(what, &now), 0);
+}
+inline void unlimit(__rlimit_resource what) {
+  limit(what, RLIM_INFINITY);
+}
+
+/// Holds every descriptor that this process may have, but for `left`.
+class AllDescriptors {
+ public:
+  explicit AllDescriptors(std::size_t left = 0) {
+    limit(RLIMIT_NOFILE, 256);
+    for (int fd = open("/dev/null", O_RDONLY | O_CLOEXEC); fd >= 0; fd = open("/dev/null", O_RDONLY | O_CLOEXEC))
+      held_.push_back(fd);
+    EXPECT_EQ(errno, EMFILE);
+    EXPECT_GT(held_.size(), left);
+    for (; left > 0; --left) give_one();
+  }
+  ~AllDescriptors() {
+    while (!held_.empty()) give_one();
+    unlimit(RLIMIT_NOFILE);
+  }
+  void give_one() {
+    close(held_.back());
+    held_.pop_back();
+  }
+
+ private:
+  std::vector<int> held_;
+};
+
+}  // namespace cardea::test

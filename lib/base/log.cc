@@ -2,10 +2,14 @@
 #include "lib/base/log.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
+#include <climits>
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -152,6 +156,32 @@ void write_lines(Level level, std::string_view who, std::string_view subsystem, 
     lines.remove_prefix(end == std::string_view::npos ? lines.size() : end + 1);
   }
   bring_out(text);
+}
+
+std::size_t try_write_lines(Level level, std::string_view who, std::string_view subsystem, std::string_view lines) {
+  // A pipe that is ready takes as much in one piece.
+  constexpr std::size_t kPiece = PIPE_BUF;
+  const std::string first = head(level, who, subsystem).substr(0, kPiece / 2);
+  const int file = output.load(std::memory_order_relaxed);
+  std::string piece;
+  for (std::size_t done = 0; done < lines.size();) {
+    piece.clear();
+    std::size_t next = done;
+    while (next < lines.size()) {
+      const std::string_view rest = lines.substr(next);
+      const std::string_view line = rest.substr(0, std::min(rest.find('\n'), rest.size()));
+      const std::string_view cut = line.substr(0, kPiece - first.size() - 1);
+      if (!piece.empty() && piece.size() + first.size() + cut.size() + 1 > kPiece) break;
+      piece.append(first).append(cut).append(1, '\n');
+      next += std::min(line.size() + 1, rest.size());
+    }
+    pollfd ready{file, POLLOUT, 0};
+    if (::poll(&ready, 1, 0) < 1) return done;
+    if ((ready.revents & POLLOUT) == 0 || (ready.revents & (POLLERR | POLLNVAL)) != 0) return lines.size();
+    if (::write(file, piece.data(), piece.size()) < 0) return errno == EAGAIN || errno == EINTR ? done : lines.size();
+    done = next;
+  }
+  return lines.size();
 }
 
 }  // namespace cardea::log

@@ -33,6 +33,10 @@ bool enabled(Level level, std::string_view subsystem);
 void write(Level level, std::string_view who, std::string_view subsystem, std::string_view text);
 /// The same for text of several lines, of which each gets the head; written at once.
 void write_lines(Level level, std::string_view who, std::string_view subsystem, std::string_view lines);
+/// The same for much text, from a thread that must not wait for whoever reads the output: whole lines, as many as it takes
+/// now. Returns how many bytes of `lines` are out; all, if nobody reads any more. Of a line longer than 4 KiB the end is
+/// left out.
+std::size_t try_write_lines(Level level, std::string_view who, std::string_view subsystem, std::string_view lines);
 
 template <typename... Args>
 void print(Level level, std::string_view who, std::string_view subsystem, fmt::format_string<Args...> format,

@@ -224,6 +224,8 @@ class Core {
   std::optional<Class> most_urgent_queued(LaneNumber lane) const { return lanes_[queue_of(lane)].most_urgent(); }
   /// Every expert that a fetch still waits for, the oldest fetch first.
   std::vector<Outstanding> outstanding() const;
+  /// When the oldest fetch with anything outstanding was submitted: cheaper than to list all that is.
+  std::optional<Clock::time_point> oldest_outstanding() const;
   std::vector<FetchNumber> open_fetches() const;  // those with anything outstanding, in order
   /// Chunks that some transport still works on.
   std::uint64_t chunks_in_flight() const { return chunks_in_flight_; }

@@ -38,6 +38,14 @@ std::vector<Outstanding> Core::outstanding() const {
   return all;
 }
 
+std::optional<Clock::time_point> Core::oldest_outstanding() const {
+  std::optional<Clock::time_point> oldest;
+  fetches_.for_each([&](FetchNumber, const Fetch& fetch) {
+    if (fetch.outstanding() != 0) oldest = std::min(oldest.value_or(fetch.submitted), fetch.submitted);
+  });
+  return oldest;
+}
+
 std::vector<FetchNumber> Core::open_fetches() const {
   std::vector<FetchNumber> open;
   fetches_.for_each([&](FetchNumber number, const Fetch& fetch) {
@@ -56,6 +64,7 @@ Outstanding Core::outstanding_of(const Fetch& of, const Want& want) const {
   out.expert = want.expert;
   out.version = of.spec.version;
   out.urgency = of.spec.urgency;
+  out.awaited = of.spec.wants_views;
   out.submitted = of.submitted;
   if (want.state == Want::State::kParked) {
     const Choice choice = choose(in, want.expert, of.spec);

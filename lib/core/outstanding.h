@@ -26,6 +26,7 @@ struct Outstanding {
   ExpertIndex expert = 0;
   Version version = 0;
   Class urgency = Class::kDemand;
+  bool awaited = true;  // somebody wants to read it; false: a prefetch
   State state = State::kParked;
   Rank peer = kNoRank;    // for whom it waits; none for starved and queued ones
   Rank source = kNoRank;  // of the expert

@@ -73,7 +73,7 @@ std::vector<Suspect> suspects(const Dump& dump) {
   return all;
 }
 
-std::string to_text(const Dump& dump, std::string_view reason) {
+std::string to_text(const Dump& dump, std::string_view reason, std::size_t most_outstanding) {
   std::string text;
   const auto to = std::back_inserter(text);
   fmt::format_to(to, "cardea dump: {}\n", reason);
@@ -87,7 +87,12 @@ std::string to_text(const Dump& dump, std::string_view reason) {
   }
 
   fmt::format_to(to, "outstanding: {} experts\n", dump.outstanding.size());
+  std::size_t shown = 0;
   for (const core::Outstanding& of : dump.outstanding) {
+    if (shown++ == most_outstanding) {
+      fmt::format_to(to, "  and {} more\n", dump.outstanding.size() - most_outstanding);
+      break;
+    }
     fmt::format_to(
         to, "  fetch={} layer={} layer-id={} expert={} version={} class={} state={} peer={} source={} path={} lane={}",
         of.fetch, of.layer - 1, of.layer_id, of.expert, of.version,

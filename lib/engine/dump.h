@@ -47,7 +47,8 @@ struct Suspect {
 /// nothing else is to blame.
 std::vector<Suspect> suspects(const Dump& dump);
 
-/// One block of lines, from "cardea dump: REASON" to "end of dump".
-std::string to_text(const Dump& dump, std::string_view reason);
+/// One block of lines, from "cardea dump: REASON" to "end of dump". Of what is outstanding at most so many lines, the oldest
+/// fetches first, and how many were left out.
+std::string to_text(const Dump& dump, std::string_view reason, std::size_t most_outstanding = SIZE_MAX);
 
 }  // namespace cardea::engine

@@ -4,9 +4,11 @@
 // for the experts concerned. Plain state; runtime.h has the rules, watch.cc the code.
 #pragma once
 
-#include <map>
+#include <functional>
+#include <string>
 
 #include "lib/engine/liveness.h"
+#include "lib/engine/stall_watch.h"
 
 namespace cardea::engine {
 
@@ -14,12 +16,16 @@ struct WatchOptions {
   LivenessOptions liveness;
   Nanoseconds progress_warning = std::chrono::seconds(30);
   Nanoseconds progress_limit = std::chrono::minutes(10);
+  /// Gets the text of dumps, on the executor's thread, without the mutex; unset: the log does.
+  std::function<void(const std::string&)> on_dump;
 };
 
 struct PeerWatch {
   WatchOptions options;
   Liveness liveness;
-  std::map<Rank, Clock::time_point> moved;  // when a chunk from the rank last arrived
+  StallWatch stalls{options.progress_warning};
+  LastMoved moved;
+  bool dumping = false;  // a dump is being written
   Clock::time_point parked_warned{};
   Clock::time_point looked{};  // for what does not move
   TimerId timer = kNoTimer;

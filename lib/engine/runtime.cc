@@ -409,6 +409,7 @@ Status Runtime::release(core::ViewNumber view) {
   Result<core::ReleasedView> released = core_.release(view, when);
   if (!released.ok()) return released.status();
   if (recorder_) recorder_->release(when, released->fetch, released->expert);
+  if (watch_) watch_->moved.anything = when;
   stream_views_.erase(view);
   LayerRecord& layer = *by_number_.at(released->layer);
   if (!layer.local_of.contains(released->expert) && --layer.table_views[released->expert] == 0) {
@@ -459,7 +460,10 @@ void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
                            : flight->second.path == CARDEA_PATH_NODE_GPU ? bytes_.node_gpu
                                                                          : bytes_.node_copied;
     bytes += flight->second.payload;
-    if (watch_ && flight->second.source != kNoRank) watch_->moved[flight->second.source] = executor_.now();
+    if (watch_) {
+      watch_->moved.anything = executor_.now();
+      if (flight->second.source != kNoRank) watch_->moved.from[flight->second.source] = executor_.now();
+    }
     if (flight->second.path == CARDEA_PATH_NETWORK) heard(flight->second.source);
   }
   in_flight_.erase(flight);

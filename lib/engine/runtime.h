@@ -316,6 +316,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void lose_by_word(const Liveness::Lose& loss);
   void heard(Rank from);
   void look_for_stalls();
+  void dump_if_stalled();
+  void bring_out_dump(std::shared_ptr<const std::string> text, std::size_t from, Clock::time_point until);
 
   Executor& executor_;
   const Clock::time_point began_;

@@ -4,6 +4,13 @@
 #include "lib/engine/runtime.h"
 
 namespace cardea::engine {
+namespace {
+
+constexpr std::size_t kOutstandingLines = 256;  // of a dump that nobody asked for
+constexpr Nanoseconds kDumpPause = std::chrono::milliseconds(20);
+constexpr Nanoseconds kDumpPatience = std::chrono::seconds(20);
+
+}  // namespace
 
 void Runtime::start_watch() {
   if (!options_.watch) return;
@@ -76,14 +83,15 @@ void Runtime::look_for_stalls() {
   const Clock::time_point time = now();
   if (time - watch.looked < watch.options.liveness.interval) return;
   watch.looked = time;
+  dump_if_stalled();  // before anything of it is given up
   const auto lane_name = [](const InFlight& flight) {
     return flight.path == CARDEA_PATH_NETWORK ? "network-in" : "node-copy";
   };
   std::vector<std::pair<core::ChunkNumber, Status>> given_up;
   for (auto& [chunk, flight] : in_flight_) {
     if (flight.source == kNoRank || flight.given_up) continue;
-    const auto moved = watch.moved.find(flight.source);
-    const Clock::time_point since = moved == watch.moved.end() ? flight.since : std::max(flight.since, moved->second);
+    const auto moved = watch.moved.from.find(flight.source);
+    const Clock::time_point since = moved == watch.moved.from.end() ? flight.since : std::max(flight.since, moved->second);
     const Nanoseconds still = time - since;
     if (still < watch.options.progress_warning) continue;
     const bool over = still >= watch.options.progress_limit;
@@ -110,6 +118,41 @@ void Runtime::look_for_stalls() {
     }
     if (still >= watch.options.progress_limit) core_.give_up_parked(time - watch.options.progress_limit, time);
   }
+}
+
+void Runtime::dump_if_stalled() {
+  PeerWatch& watch = *watch_;
+  const Clock::time_point time = now();
+  if (watch.dumping || !(watch.options.on_dump || log::enabled(log::Level::kWarn, "engine"))) return;
+  const Nanoseconds patience = watch.options.progress_warning;
+  const auto oldest = core_.oldest_outstanding();
+  // Without this, every look would list all that is outstanding.
+  const bool possible = oldest && time - *oldest >= patience;
+  const std::vector<Stall> stalls =
+      possible ? find_stalls(core_.outstanding(), watch.moved, patience, time) : std::vector<Stall>();
+  if (!watch.stalls.tell(stalls, time)) return;
+  if (recorder_) recorder_->stalled();
+  watch.dumping = true;
+  // Text is made and written without the mutex.
+  auto dump = std::make_shared<const Dump>(take_dump());
+  enqueue([this, dump, reason = stall_reason(*dump, stalls)] {
+    auto text = std::make_shared<const std::string>(to_text(*dump, reason, kOutstandingLines));
+    if (!watch_->options.on_dump) return bring_out_dump(std::move(text), 0, executor_.now() + kDumpPatience);
+    watch_->options.on_dump(*text);
+    const auto held = lock();
+    watch_->dumping = false;
+  });
+}
+
+void Runtime::bring_out_dump(std::shared_ptr<const std::string> text, std::size_t from, Clock::time_point until) {
+  // Whoever reads the log may be slow, or stopped like the peer that this is about: the engine does not wait for it.
+  from += log::try_write_lines(log::Level::kWarn, name_, "engine", std::string_view(*text).substr(from));
+  if (from < text->size() && executor_.now() < until) {
+    executor_.after(kDumpPause, [this, text, from, until] { bring_out_dump(text, from, until); });
+    return;
+  }
+  const auto held = lock();
+  watch_->dumping = false;
 }
 
 }  // namespace cardea::engine

@@ -65,6 +65,7 @@ class Counters {
   std::array<std::uint64_t, kClassCount> experts_wanted{};
   std::map<std::int32_t, std::uint64_t> failures;  // experts by status
   std::uint64_t bytes_lent = 0;                    // sent to ranks that asked
+  std::uint64_t stalls = 0;                        // times that fetches stood still and a dump was written
   std::uint64_t records_lost = 0;                  // that a log or trace has missed
 
  private:

@@ -157,6 +157,7 @@ std::string prometheus_text(const Counters& counters, const Gauges& gauges) {
         gauges.cache_bypassed);
     one("cardea_cache_overdue_total", "counter", "Chunks taken over from a rank that fell silent.", gauges.cache_overdue);
   }
+  one("cardea_stalls_total", "counter", "Times that fetches stood still, so that a dump was written.", counters.stalls);
   one("cardea_records_lost_total", "counter", "Records that an event log or trace has missed.", counters.records_lost);
   return page.take();
 }

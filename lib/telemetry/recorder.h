@@ -53,6 +53,9 @@ class Recorder {
   void lend(Clock::time_point when, std::uint64_t lease, const Chunk& chunk, Rank to);
   void give_back(Clock::time_point when, std::uint64_t lease, std::uint64_t bytes);
 
+  /// A dump is written: only counted, since what led to it is recorded.
+  void stalled() { ++counters_.stalls; }
+
   // ---- about the job
   struct LayerFacts {
     std::uint32_t layer = 0, layer_id = 0, members = 0, segments = 0;

@@ -56,6 +56,55 @@ TEST(Log, LevelsAndVersion) {
   });
 }
 
+TEST(Log, MuchTextDoesNotWaitForAReaderAndGoesOnWhereItStopped) {
+  alone([] {
+    ASSERT_TRUE(configure({}).ok());
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    ASSERT_EQ(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+    std::string lines;
+    for (int i = 0; i < 20000; ++i) lines += "line " + std::to_string(i) + "\n";
+    lines.append(9000, 'x').append("\nlast");
+    std::size_t done = try_write_lines(Level::kWarn, "7", "engine", lines);
+    ASSERT_GT(done, 0u);
+    ASSERT_LT(done, lines.size()) << "a pipe holds 64 KiB";
+    EXPECT_EQ(lines[done - 1], '\n') << "whole lines";
+    EXPECT_EQ(try_write_lines(Level::kWarn, "7", "engine", std::string_view(lines).substr(done)), 0u);
+    std::string read_back;
+    char buffer[4096];
+    while (done < lines.size()) {
+      read_back.append(buffer, static_cast<std::size_t>(std::max<ssize_t>(0, read(ends[0], buffer, sizeof buffer))));
+      done += try_write_lines(Level::kWarn, "7", "engine", std::string_view(lines).substr(done));
+    }
+    close(ends[1]);
+    close(STDERR_FILENO);
+    for (ssize_t got = 0; (got = read(ends[0], buffer, sizeof buffer)) > 0;)
+      read_back.append(buffer, static_cast<std::size_t>(got));
+    std::istringstream back(read_back);
+    std::string line;
+    for (int i = 0; i < 20000; ++i) {
+      ASSERT_TRUE(std::getline(back, line));
+      ASSERT_EQ(line, "cardea[7] WARN engine: line " + std::to_string(i));
+    }
+    ASSERT_TRUE(std::getline(back, line));
+    EXPECT_EQ(line.size(), 4095u) << "a long line loses its end";
+    ASSERT_TRUE(std::getline(back, line));
+    EXPECT_EQ(line, "cardea[7] WARN engine: last");
+    EXPECT_FALSE(std::getline(back, line));
+  });
+}
+
+TEST(Log, TextForWhichNobodyIsThereIsDropped) {
+  alone([] {
+    ASSERT_TRUE(configure({}).ok());
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    ASSERT_EQ(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+    close(ends[0]);
+    EXPECT_EQ(try_write_lines(Level::kWarn, "7", "engine", "one\ntwo\n"), 8u) << "and no SIGPIPE";
+  });
+}
+
 TEST(Log, SubsystemsSelectInfoAndTraceButNotWarnings) {
   alone([] {
     ASSERT_TRUE(configure({.level = "INFO:ucx,cache"}).ok());

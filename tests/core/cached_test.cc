@@ -111,6 +111,37 @@ class CachedTest : public testing::Test {
   Clock::time_point now_{std::chrono::seconds(5)};
 };
 
+TEST_F(CachedTest, WhoWaitsForAnothersClaimKnowsWhoseItIsAndSinceWhen) {
+  make();
+  const Clock::time_point claimed = now_;
+  fetch(0, {3});
+  EXPECT_EQ(at(0).flying.size(), 4u);
+  now_ += std::chrono::milliseconds(200);
+  const FetchNumber second = fetch(1, {3});
+  ASSERT_EQ(at(1).core.outstanding().size(), 1u);
+  EXPECT_EQ(at(1).core.outstanding()[0].state, Outstanding::State::kMoving);
+  EXPECT_EQ(at(1).core.outstanding()[0].peer, kSource);
+  EXPECT_EQ(at(1).core.outstanding()[0].oldest, now_);
+  while (!at(1).flying.empty()) complete_one(1);
+  const std::vector<Outstanding> waits = at(1).core.outstanding();
+  ASSERT_EQ(waits.size(), 1u);
+  EXPECT_EQ(waits[0].fetch, second);
+  EXPECT_EQ(waits[0].expert, 3u);
+  EXPECT_EQ(waits[0].state, Outstanding::State::kShared);
+  EXPECT_EQ(waits[0].peer, 0u) << "who holds the claims";
+  EXPECT_EQ(waits[0].source, kSource);
+  EXPECT_EQ(waits[0].chunks_done, 4u);
+  EXPECT_EQ(waits[0].chunks_in_flight, 0u);
+  EXPECT_EQ(waits[0].oldest, claimed);
+  // Overdue, the claims are taken over, and the source is who it waits for.
+  now_ += std::chrono::seconds(2);
+  at(1).core.time_passed(now_);
+  look(1);
+  EXPECT_EQ(at(1).flying.size(), 4u);
+  EXPECT_EQ(at(1).core.outstanding()[0].state, Outstanding::State::kMoving);
+  EXPECT_EQ(at(1).core.outstanding()[0].peer, kSource);
+}
+
 TEST_F(CachedTest, TwoThatWantOneExpertFillItTogetherAndEachChunkMovesOnce) {
   make();
   const FetchNumber first = fetch(0, {3}), second = fetch(1, {3});

@@ -10,6 +10,7 @@
 #include "lib/engine/runtime.h"
 #include "lib/transport/sim/sim_network.h"
 #include "lib/transport/sim/sim_transport.h"
+#include "tests/telemetry/dump_text.h"
 
 namespace cardea::engine {
 namespace {
@@ -82,9 +83,11 @@ class Member final : public Observer {
   void on_expelled(const Status& why) override { expelled = why; }
 
  private:
-  static RuntimeOptions options(Rank rank, const std::vector<Node>& node_of, const WatchOptions& watch) {
+  RuntimeOptions options(Rank rank, const std::vector<Node>& node_of, const WatchOptions& watch) {
     RuntimeOptions options{rank, node_of};
+    options.record = 256;
     options.watch = watch;
+    options.watch->on_dump = [this](const std::string& text) { dumps.push_back(test::parse_dumps(text).at(0)); };
     return options;
   }
 
@@ -92,6 +95,7 @@ class Member final : public Observer {
   std::vector<std::byte> memory_;
 
  public:
+  std::vector<test::DumpText> dumps;
   Runtime runtime;
   std::shared_ptr<SlabRecord> slab;
   std::shared_ptr<LayerRecord> layer;
@@ -157,6 +161,47 @@ TEST_F(Watch, AChunkThatDoesNotMoveIsGivenUpNamingPeerExpertLaneAndBytesWhileThe
   run_for(seconds(2));
   const auto held = at(0).runtime.lock();
   EXPECT_EQ(at(0).runtime.core().available_slots(at(0).slab->number), 2u);
+}
+
+TEST_F(Watch, AStallIsDumpedOnceNamingPeerLaneAndExpertAndAgainWhenAnotherRankIsAtFault) {
+  WatchOptions watch;
+  watch.liveness = {milliseconds(20), seconds(100)};
+  watch.progress_warning = milliseconds(50);
+  start({0, 1, 2}, 1'000'000'000, watch);
+  for (auto& rank : ranks_) rank->begin({0, 1, 2});
+  run_for(seconds(1));
+  at(1).publish(1);
+  run_for(seconds(1));
+  network_->stop(1);
+  const core::FetchNumber fetch = at(0).fetch(1, 1);
+  run_for(milliseconds(45));
+  EXPECT_EQ(at(0).dumps.size(), 0u) << "not yet";
+  run_for(milliseconds(300));
+  ASSERT_EQ(at(0).dumps.size(), 1u) << "once, and not at each of a dozen looks";
+  const test::DumpText& first = at(0).dumps[0];
+  EXPECT_EQ(first.wrong, "");
+  EXPECT_THAT(first.reason, HasSubstr("at fault: rank 1 (chunks are on the way from it by network on lane network-in)"));
+  ASSERT_EQ(first.faults.size(), 1u);
+  EXPECT_EQ(first.faults[0].rank, 1u);
+  ASSERT_EQ(first.outstanding.size(), 1u);
+  EXPECT_EQ(first.outstanding[0].at("fetch"), std::to_string(fetch));
+  EXPECT_EQ(first.outstanding[0].at("state"), "moving");
+  EXPECT_EQ(first.outstanding[0].at("expert"), "1");
+  EXPECT_FALSE(first.recent.empty());
+  EXPECT_TRUE(at(0).alive(1));
+
+  at(0).fetch(2, 1);  // rank 2 lives, and publishes nothing
+  run_for(milliseconds(100));
+  ASSERT_EQ(at(0).dumps.size(), 2u);
+  EXPECT_EQ(at(0).dumps[1].faults.size(), 2u);
+  network_->resume(1);
+  at(2).publish(1);
+  run_for(seconds(5));
+  EXPECT_EQ(at(0).dumps.size(), 2u);
+  EXPECT_EQ(at(2).dumps.size(), 0u) << "who waits for nothing has nothing to tell";
+  const auto held = at(0).runtime.lock();
+  EXPECT_EQ(at(0).runtime.core().counts(fetch).ready, 1u);
+  EXPECT_EQ(at(0).runtime.recorder()->counters().stalls, 2u);
 }
 
 TEST_F(Watch, ALossIsKnownToRanksThatNeverHadToDoWithTheLostOne) {

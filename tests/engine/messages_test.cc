@@ -6,40 +6,12 @@
 #include <gtest/gtest.h>
 
 #include "lib/base/wire.h"
+#include "tests/engine/sample_messages.h"
 
 namespace cardea::engine {
 namespace {
 
 using testing::HasSubstr;
-
-LayerAnnounce announcement() {
-  LayerAnnounce announce;
-  announce.layer = {0x1122334455667788, 9};
-  announce.num_experts = 8;
-  announce.layout = core::SegmentLayout::make({{"w13", 4096, 64}, {"w2", 100, 16}}).value();
-  announce.experts = {2, 5, 7};
-  announce.is_home = {1, 0, 1};
-  announce.places.resize(2);
-  announce.places[0] = {true, {3, 128}, 8192, {}};
-  announce.places[1] = {false, {}, 0, {{3, 0}, {4, 1000}, {4, std::uint64_t{1} << 40}}};
-  announce.regions = {{3, 1 << 20, Bytes(5, std::byte{7})}, {4, std::uint64_t{1} << 41, {}}};
-  announce.stamp_region = 4;
-  announce.stamp_offset = 16;
-  return announce;
-}
-
-std::vector<Message> one_of_each() {
-  return {announcement(),
-          LayerNotice{{1, 2}, {kNoRank, core::Notice::Kind::kNodeFinished, 6, 77}},
-          LayerLeft{{3, 4}, {}},
-          LayerLeft{{3, 4}, Status(CARDEA_ERR_MISMATCH, "two homes", {.peer = 5, .expert = 6})},
-          RegionsGone{{1, 2, 300000}},
-          Goodbye{},
-          NodeNotice{17, 0},
-          Heartbeat{},
-          Heartbeat{Heartbeat::kAsk | Heartbeat::kAccuse, {1, 70000, 3}},
-          LossNotice{Loss::kExpelled, {5, 6}, "silent"}};
-}
 
 /// A message of an announcement up to the number of its experts, which the caller adds.
 WireWriter announcement_until_experts(std::uint32_t num_experts) {

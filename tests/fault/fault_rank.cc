@@ -2,6 +2,7 @@
 #include "tests/fault/fault_rank.h"
 
 #include <dirent.h>
+#include <fmt/format.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -19,6 +20,12 @@ namespace {
 
 constexpr std::uint64_t kNever = std::uint64_t{1} << 40;  // a version that nobody publishes
 constexpr std::uint32_t kPerRank = 2;
+
+/// Fits the text into a report, cut if need be.
+template <std::size_t size>
+void note(char (&room)[size], const std::string& text) {
+  room[text.copy(room, size - 1)] = '\0';
+}
 
 std::int64_t open_descriptors() {
   std::int64_t count = 0;
@@ -96,7 +103,7 @@ class Survivor {
 
  private:
   int fail(const std::string& why) {
-    std::snprintf(report_.text, sizeof report_.text, "rank %u: %s", rank_, why.c_str());
+    note(report_.text, fmt::format("rank {}: {}", rank_, why));
     return 1;
   }
   bool told() const { return report_.told_at.load() != 0; }
@@ -116,7 +123,7 @@ class Survivor {
       // The signal is sent before the time is noted down.
       pause_until([&] { return board_.fault_at.load() != 0; }, "an error before the fault");
     }
-    std::snprintf(report_.text, sizeof report_.text, "%s: %s", call, error.message);
+    note(report_.text, fmt::format("{}: {}", call, error.message));
     report_.status.store(status);
     report_.told_at.store(monotonic_ns());
     return true;
@@ -327,7 +334,7 @@ int run_survivor(const FaultCase& one, FaultBoard& board, std::uint32_t rank) {
   try {
     return Survivor(one, board, rank).run();
   } catch (const std::exception& error) {
-    std::snprintf(report.text, sizeof report.text, "rank %u: %s", rank, error.what());
+    note(report.text, fmt::format("rank {}: {}", rank, error.what()));
     return 1;
   }
 }
@@ -427,7 +434,7 @@ int run_victim(const FaultCase& one, FaultBoard& board) {
     report.done.store(true);
     return 0;
   } catch (const std::exception& error) {
-    std::snprintf(report.text, sizeof report.text, "victim: %s", error.what());
+    note(report.text, fmt::format("victim: {}", error.what()));
     return 1;
   }
 }

@@ -27,6 +27,7 @@ struct Settings {
   unsigned runs = 10;
   unsigned spin_us = 0;
   bool eager = false;
+  bool streams = true;
 };
 
 // Rank 0 lends from one expert; rank 1 pulls it again and again, chunk by chunk.
@@ -38,6 +39,7 @@ class Engine final : public transport::Listener {
     options.job_id = "perf";
     options.get = transport::GetPolicy::kNever;
     options.stream = settings.eager ? transport::StreamProtocol::kEager : transport::StreamProtocol::kRendezvous;
+    options.stream_connections = settings.streams;
     options.spin = std::chrono::microseconds(settings.spin_us);
     auto made = transport::make_ucx_transport(io_, *this, options);
     if (!made.ok()) throw std::runtime_error(made.status().message());
@@ -185,6 +187,7 @@ int main(int argc, char** argv) {
   app.add_option("-n,--runs", settings.runs, "interleaved runs");
   app.add_option("--spin", settings.spin_us, "transport polls for this many us before it sleeps");
   app.add_flag("--eager", settings.eager, "stream chunks by eager messages");
+  app.add_flag("!--no-streams", settings.streams, "chunks travel with the messages, not by connections of their own");
   CLI11_PARSE(app, argc, argv);
   setenv("UCX_TLS", "tcp,self", 0);
   try {

@@ -8,6 +8,7 @@
 #include "lib/transport/ucx/worker.h"
 #include "tests/support/exhaustion.h"
 #include "tests/transport/ucx_rank.h"
+#include "tests/transport/ucx_rogue.h"
 
 namespace cardea::test {
 namespace {
@@ -15,12 +16,11 @@ namespace {
 using namespace std::chrono_literals;  // NOLINT(google-build-using-namespace)
 using transport::ExpertAddress;
 using transport::Lease;
-using transport::ucx::Address;
 using transport::ucx::ChunkData;
 using transport::ucx::ChunkError;
 using transport::ucx::ChunkRequest;
-using transport::ucx::Header;
 using transport::ucx::MessageHeader;
+using transport::ucx::StreamOffer;
 using transport::ucx::Worker;
 
 constexpr std::size_t kExpert = 16 << 20;
@@ -103,83 +103,6 @@ TEST(UcxFault, StoppedPeerIsLetGoWhenDisconnectedFromAbove) {
                     });
 }
 
-// A process that speaks UCX but not through our transport.
-class Rogue {
- public:
-  Rogue(UcxWorld& world, Rank self, const transport::UcxOptions& options) : self_(self) {
-    setenv("UCX_TLS", "tcp,self", 0);
-    auto made = Worker::make(io_, options);
-    if (!made.ok()) throw std::runtime_error(made.status().message());
-    worker_ = *made;
-    const Address mine{self, {std::byte{42}}, *worker_->address()};
-    const auto peers = world.exchange(self, encode_address(mine));
-    peer_ = *transport::ucx::decode_address(peers[0].second, peers[0].first);
-    pass_ = transport::ucx::make_pass(options.secret, options.job_id, {self, mine.nonce}, {peer_.rank, peer_.nonce});
-    ucp_am_handler_param_t handler{};
-    handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB | UCP_AM_HANDLER_PARAM_FIELD_ARG;
-    handler.arg = this;
-    handler.cb = [](void* arg, const void* header, std::size_t length, void*, std::size_t, const ucp_am_recv_param_t*) {
-      const auto decoded = transport::ucx::decode_header({static_cast<const std::byte*>(header), length});
-      if (decoded.ok()) static_cast<Rogue*>(arg)->heard.push_back(*decoded);
-      return UCS_OK;
-    };
-    ucp_worker_set_am_recv_handler(worker_->handle(), &handler);
-    ucp_ep_params_t params{};
-    params.field_mask =
-        UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE | UCP_EP_PARAM_FIELD_ERR_HANDLER;
-    params.address = reinterpret_cast<const ucp_address_t*>(peer_.worker.data());
-    params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
-    params.err_handler.cb = [](void*, ucp_ep_h, ucs_status_t) {};
-    EXPECT_EQ(ucp_ep_create(worker_->handle(), &params, &endpoint_), UCS_OK);
-  }
-
-  ~Rogue() {
-    ucp_request_param_t param{};
-    param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
-    param.flags = UCP_EP_CLOSE_FLAG_FORCE;
-    const auto request = ucp_ep_close_nbx(endpoint_, &param);
-    if (!UCS_PTR_IS_PTR(request)) return;
-    while (ucp_request_check_status(request) == UCS_INPROGRESS) ucp_worker_progress(worker_->handle());
-    ucp_request_free(request);
-  }
-  Rogue(const Rogue&) = delete;
-  Rogue& operator=(const Rogue&) = delete;
-
-  Bytes header(const Header& header) const { return encode_header(self_, pass_, header); }
-  void say(const Bytes& header, const Bytes& payload = {}, unsigned flags = UCP_AM_SEND_FLAG_EAGER) {
-    kept_.push_back(header);
-    kept_.push_back(payload);
-    ucp_request_param_t param{};
-    param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
-    param.flags = flags;
-    const auto& last = kept_.back();
-    const auto request =
-        ucp_am_send_nbx(endpoint_, 0, kept_[kept_.size() - 2].data(), header.size(), last.data(), last.size(), &param);
-    if (UCS_PTR_IS_PTR(request)) ucp_request_free(request);
-  }
-  bool progress_until(const std::function<bool()>& done) {
-    const auto deadline = Clock::now() + 40s;
-    while (!done()) {
-      if (Clock::now() > deadline) return false;
-      while (ucp_worker_progress(worker_->handle()) != 0) {
-      }
-      std::this_thread::sleep_for(1ms);
-    }
-    return true;
-  }
-
-  std::vector<Header> heard;
-
- private:
-  Rank self_;
-  boost::asio::io_context io_;
-  std::shared_ptr<Worker> worker_;
-  Address peer_;
-  transport::ucx::Pass pass_{};
-  ucp_ep_h endpoint_ = nullptr;
-  std::deque<Bytes> kept_;
-};
-
 // Rank 0 is ours, rank 1 says what `say` tells it to; rank 0 must report it PROTOCOL, and its open chunk PEER_LOST.
 void expect_nonsense_is_reported(const std::function<void(Rogue&)>& say) {
   UcxWorld world(2);
@@ -239,6 +162,18 @@ TEST(UcxFault, MoreOrLessDataThanAskedForIsReported) {
     expect_nonsense_is_reported(
         [&](Rogue& rogue) { rogue.say(rogue.header(ChunkData{5}), Bytes(size + 7), UCP_AM_SEND_FLAG_RNDV); });
   }
+}
+
+TEST(UcxFault, StreamOfferOfNowhereASecondOneAndOneWithAPayloadAreReported) {
+  const StreamOffer good{4, {std::byte{127}, std::byte{0}, std::byte{0}, std::byte{1}}, 1};
+  StreamOffer nowhere = good;
+  nowhere.port = 0;
+  expect_nonsense_is_reported([&](Rogue& rogue) { rogue.say(rogue.header(nowhere)); });
+  expect_nonsense_is_reported([&](Rogue& rogue) {
+    rogue.say(rogue.header(good));
+    rogue.say(rogue.header(good));
+  });
+  expect_nonsense_is_reported([&](Rogue& rogue) { rogue.say(rogue.header(good), Bytes(1)); });
 }
 
 TEST(UcxFault, RepeatedMessageNumberIsReported) {

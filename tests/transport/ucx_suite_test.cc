@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The suite of all transports over ucx: streaming by either protocol over loopback TCP.
+// The suite of all transports over ucx: streaming by either protocol over loopback TCP, by streams and
+// with the messages.
 #include <cstdlib>
 #include <stdexcept>
 
@@ -14,13 +15,14 @@ using transport::StreamProtocol;
 class UcxSuiteRank final : public ForkedRank {
  public:
   UcxSuiteRank(boost::asio::io_context& io, bootstrap::Exchange& exchange, transport::Listener& listener,
-               StreamProtocol stream) {
+               StreamProtocol stream, bool connections) {
     setenv("UCX_TLS", "tcp,self", 0);
     transport::UcxOptions options;
     options.self = exchange.rank();
     options.job_id = exchange.job_id();
     options.secret = exchange.secret();
     options.stream = stream;
+    options.stream_connections = connections;
     auto made = transport::make_ucx_transport(io, listener, options);
     if (!made.ok()) throw std::runtime_error(made.status().message());
     transport_ = std::move(*made);
@@ -33,26 +35,28 @@ class UcxSuiteRank final : public ForkedRank {
 
 class UcxBackend final : public ForkedBackend {
  public:
-  explicit UcxBackend(StreamProtocol stream) : stream_(stream) {}
+  UcxBackend(StreamProtocol stream, bool connections) : stream_(stream), connections_(connections) {}
   Traits traits() const override { return {.asks_for_mappable = true, .asks_for_private = true, .maps = false}; }
 
  protected:
   std::unique_ptr<ForkedRank> make_rank(boost::asio::io_context& io, bootstrap::Exchange& exchange,
                                         transport::Listener& listener) override {
-    return std::make_unique<UcxSuiteRank>(io, exchange, listener, stream_);
+    return std::make_unique<UcxSuiteRank>(io, exchange, listener, stream_, connections_);
   }
 
  private:
   StreamProtocol stream_;
+  bool connections_;
 };
 
-BackendParam backend(const char* name, StreamProtocol stream) {
-  return {name, [stream] { return std::make_unique<UcxBackend>(stream); }};
+BackendParam backend(const char* name, StreamProtocol stream, bool connections) {
+  return {name, [stream, connections] { return std::make_unique<UcxBackend>(stream, connections); }};
 }
 
 INSTANTIATE_TEST_SUITE_P(Ucx, TransportSuite,
-                         ::testing::Values(backend("UcxRendezvous", StreamProtocol::kRendezvous),
-                                           backend("UcxEager", StreamProtocol::kEager)),
+                         ::testing::Values(backend("UcxRendezvous", StreamProtocol::kRendezvous, true),
+                                           backend("UcxWithMessages", StreamProtocol::kRendezvous, false),
+                                           backend("UcxEager", StreamProtocol::kEager, true)),
                          backend_name);
 
 }  // namespace

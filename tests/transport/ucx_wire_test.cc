@@ -17,7 +17,12 @@ Address sample_address() {
 
 std::vector<Header> sample_headers() {
   ChunkRequest request{11, {{0x1122334455667788, 3}, 5, 42}, 4096, 8192, 8000};
-  return {MessageHeader{77}, request, ChunkData{12}, ChunkError{13, CARDEA_ERR_STALE, "version 3 was retired"}};
+  return {MessageHeader{77},
+          request,
+          ChunkData{12},
+          ChunkError{13, CARDEA_ERR_STALE, "version 3 was retired"},
+          StreamOffer{4, {std::byte{192}, std::byte{0}, std::byte{2}, std::byte{1}}, 4711},
+          StreamOffer{6, {std::byte{0x20}}, 1}};
 }
 
 template <typename Decode>
@@ -104,11 +109,38 @@ TEST(UcxWire, EveryHeaderComesBackAndNoTruncationOfItDecodes) {
 }
 
 TEST(UcxWire, UnknownOpcodesAreRefused) {
-  for (const unsigned opcode : {0u, 5u, 128u, 255u}) {
+  for (const unsigned opcode : {0u, 6u, 128u, 255u}) {
     Bytes bytes = encode_header(1, {}, ChunkData{1});
     bytes[0] = static_cast<std::byte>(opcode);
     EXPECT_EQ(decode_header(bytes).status().code(), CARDEA_ERR_PROTOCOL) << opcode;
   }
+}
+
+TEST(UcxWire, OffersOfAnotherFamilyWithoutAPortOrWithMoreThanAnAddressAreRefused) {
+  const StreamOffer good{4, {std::byte{192}, std::byte{0}, std::byte{2}, std::byte{1}}, 4711};
+  EXPECT_TRUE(decode_header(encode_header(1, {}, good)).ok());
+  for (const unsigned family : {0u, 2u, 5u, 10u, 255u}) {
+    StreamOffer offer = good;
+    offer.family = static_cast<std::uint8_t>(family);
+    EXPECT_EQ(decode_header(encode_header(1, {}, offer)).status().code(), CARDEA_ERR_PROTOCOL) << family;
+  }
+  StreamOffer portless = good;
+  portless.port = 0;
+  EXPECT_EQ(decode_header(encode_header(1, {}, portless)).status().code(), CARDEA_ERR_PROTOCOL);
+  StreamOffer longer = good;
+  longer.address[4] = std::byte{1};
+  EXPECT_EQ(decode_header(encode_header(1, {}, longer)).status().code(), CARDEA_ERR_PROTOCOL);
+}
+
+TEST(UcxWire, CallerIdsDifferByAllThatMakesAMemberAndByNothingElse) {
+  const Bytes secret(32, std::byte{1}), other(32, std::byte{2});
+  const Member member{3, {std::byte{7}}};
+  const std::uint64_t id = caller_id(secret, "job", member);
+  EXPECT_EQ(caller_id(secret, "job", member), id);
+  EXPECT_NE(caller_id(other, "job", member), id);
+  EXPECT_NE(caller_id(secret, "another", member), id);
+  EXPECT_NE(caller_id(secret, "job", {4, member.nonce}), id);
+  EXPECT_NE(caller_id(secret, "job", {3, {std::byte{8}}}), id);
 }
 
 TEST(UcxWire, RangesBeyondTheLargestChunkAndPayloadsBeyondTheRangeAreRefused) {
@@ -203,6 +235,22 @@ TEST(UcxLanes, RdmaLaneWithZeroCopyGetIsHardware) {
   EXPECT_FALSE(describes_hardware_get(lane + "#                  get[1]: 0..<bcopy>..4096..<zcopy>..(inf)\n"));
   EXPECT_FALSE(describes_hardware_get(lane + "#                  get[0]: 0..<bcopy>..(inf)\n"));
   EXPECT_FALSE(describes_hardware_get(lane));
+}
+
+TEST(UcxLanes, TcpDeviceIsToldOnlyOfEndpointsThatAreAllTcp) {
+  const std::string head = "#\n# UCP endpoint \n#\n#               peer: <no debug data>\n";
+  const std::string tcp =
+      "#                 lane[0]:  1:tcp/eth0.100.0 md[1]   -> md[1]/tcp/sysdev[255] am am_bw#0 keepalive\n";
+  const std::string more = "#                 lane[1]:  2:tcp/eth1.0 md[1]   -> md[1]/tcp/sysdev[255] am_bw#1\n";
+  const std::string rdma = "#                 lane[1]:  3:rc_mlx5/mlx5_0:1.0 md[4]  -> md[4]/ib/sysdev[0] rma_bw#0\n";
+  const std::string tail = "#\n#                 am_send: 0..<egr/short>..8185..(inf)\n";
+  EXPECT_EQ(describes_tcp_device(head + tcp + tail), "eth0.100");
+  EXPECT_EQ(describes_tcp_device(head + tcp + more + tail), "eth0.100");
+  EXPECT_EQ(describes_tcp_device(head + tcp + rdma + tail), "");
+  EXPECT_EQ(describes_tcp_device(head + "#                 lane[0]:  0:sysv/memory.0 md[0]  -> md[0]/sysv am\n" + tail), "");
+  EXPECT_EQ(describes_tcp_device(head + tail), "");
+  EXPECT_EQ(describes_tcp_device(""), "");
+  EXPECT_EQ(describes_tcp_device(" lane[0]: \n lane[0]:tcp\n lane[0]:1:tcp"), "");
 }
 
 }  // namespace

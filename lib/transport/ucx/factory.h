@@ -45,6 +45,9 @@ struct UcxOptions {
   bool peer_errors = true;
   GetPolicy get = GetPolicy::kAuto;
   StreamProtocol stream = StreamProtocol::kByPace;
+  /// Chunks of ranks that are reached over TCP come by connections of their own (stream.cc). Off: with the messages. Without
+  /// peer_errors it is off: UCX lays the same lanes into the messages' connection then.
+  bool stream_connections = true;
   /// How long to keep polling after the last progress before sleeping.
   Nanoseconds spin{0};
   /// How long close() waits for queued messages, and then for UCX to let go of memory before the worker is destroyed.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lib/transport/ucx/lanes.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <cstdlib>
@@ -41,6 +42,47 @@ std::string_view transport_of(std::string_view line) {
   return rest.substr(0, rest.find('/'));
 }
 
+// "eth0.100" in "…:tcp/eth0.100.0 md[2] …": what follows the last dot is UCX's number of the path.
+std::string_view device_of(std::string_view line) {
+  const std::size_t slash = line.find('/');
+  if (slash == std::string_view::npos) return {};
+  std::string_view rest = line.substr(slash + 1);
+  rest = rest.substr(0, rest.find(' '));
+  return rest.substr(0, rest.rfind('.'));
+}
+
+#if UCP_API_VERSION >= UCP_VERSION(1, 15)
+struct Transports {
+  std::array<ucp_transport_entry_t, 64> entries{};
+  std::size_t count = 0;
+};
+
+Transports transports_of(ucp_ep_h endpoint) {
+  Transports found;
+  ucp_ep_attr_t attr{};
+  attr.field_mask = UCP_EP_ATTR_FIELD_TRANSPORTS;
+  attr.transports.entries = found.entries.data();
+  attr.transports.num_entries = found.entries.size();
+  attr.transports.entry_size = sizeof(ucp_transport_entry_t);
+  if (ucp_ep_query(endpoint, &attr) == UCS_OK) {
+    found.count = std::min<std::size_t>(attr.transports.num_entries, found.entries.size());
+  }
+  return found;
+}
+#else
+std::string text_of(ucp_ep_h endpoint) {
+  char* text = nullptr;
+  std::size_t size = 0;
+  std::FILE* out = open_memstream(&text, &size);
+  if (out == nullptr) return {};
+  ucp_ep_print_info(endpoint, out);
+  std::fclose(out);
+  const std::string info(text, size);
+  std::free(text);
+  return info;
+}
+#endif
+
 }  // namespace
 
 bool describes_hardware_get(std::string_view info) {
@@ -67,28 +109,37 @@ bool has_hardware_get(ucp_ep_h endpoint, bool peer_errors) {
   ucp_get_version(&major, &minor, &release);
   if (peer_errors && major == 1 && minor >= 15 && minor <= 18) return false;
 #if UCP_API_VERSION >= UCP_VERSION(1, 15)
-  std::array<ucp_transport_entry_t, 64> entries{};
-  ucp_ep_attr_t attr{};
-  attr.field_mask = UCP_EP_ATTR_FIELD_TRANSPORTS;
-  attr.transports.entries = entries.data();
-  attr.transports.num_entries = entries.size();
-  attr.transports.entry_size = sizeof(ucp_transport_entry_t);
-  if (ucp_ep_query(endpoint, &attr) != UCS_OK) return false;
-  for (std::size_t i = 0; i < attr.transports.num_entries && i < entries.size(); ++i) {
-    const char* name = entries[i].transport_name;
-    if (name != nullptr && is_rdma(name)) return true;
-  }
-  return false;
+  const Transports transports = transports_of(endpoint);
+  return std::any_of(transports.entries.begin(), transports.entries.begin() + transports.count,
+                     [](const auto& entry) { return entry.transport_name != nullptr && is_rdma(entry.transport_name); });
 #else
-  char* text = nullptr;
-  std::size_t size = 0;
-  std::FILE* out = open_memstream(&text, &size);
-  if (out == nullptr) return false;
-  ucp_ep_print_info(endpoint, out);
-  std::fclose(out);
-  const bool found = describes_hardware_get({text, size});
-  std::free(text);
-  return found;
+  return describes_hardware_get(text_of(endpoint));
+#endif
+}
+
+std::string describes_tcp_device(std::string_view info) {
+  std::string_view device;
+  while (!info.empty()) {
+    const std::string_view line = next_line(info);
+    if (index_of(line, " lane[").empty()) continue;
+    if (transport_of(line) != "tcp") return {};
+    if (device.empty()) device = device_of(line);
+  }
+  return std::string(device);
+}
+
+std::string tcp_device(ucp_ep_h endpoint) {
+#if UCP_API_VERSION >= UCP_VERSION(1, 15)
+  const Transports transports = transports_of(endpoint);
+  std::string device;
+  for (std::size_t i = 0; i < transports.count; ++i) {
+    const ucp_transport_entry_t& entry = transports.entries[i];
+    if (entry.transport_name == nullptr || entry.transport_name != std::string_view("tcp")) return {};
+    if (device.empty() && entry.device_name != nullptr) device = entry.device_name;
+  }
+  return device;
+#else
+  return describes_tcp_device(text_of(endpoint));
 #endif
 }
 

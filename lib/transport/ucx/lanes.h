@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tells whether an endpoint reads remote memory in hardware. UCX offers ucp_get on every endpoint, and over most it is a
-// request that the other side's software answers: slower than asking for the chunk. UCX 1.13 says which only in the text of
-// ucp_ep_print_info, so that is read, and an unknown text means no.
+// Tells over what an endpoint moves bytes: whether it reads remote memory in hardware, and whether it is all TCP. UCX offers
+// ucp_get on every endpoint, and over most it is a request that the other side's software answers: slower than asking for
+// the chunk. UCX 1.13 says which only in the text of ucp_ep_print_info, so that is read, and an unknown text means no.
 #pragma once
 
 #include <ucp/api/ucp.h>
 
+#include <string>
 #include <string_view>
 
 namespace cardea::transport::ucx {
@@ -14,5 +15,10 @@ namespace cardea::transport::ucx {
 bool describes_hardware_get(std::string_view endpoint_info);
 /// Asks UCX about the endpoint. `peer_errors` as the endpoint was made: with it, UCX 1.15 to 1.18 lose zero-copy GET.
 bool has_hardware_get(ucp_ep_h endpoint, bool peer_errors);
+
+/// From the text: the network device, such as "eth0", of an endpoint all of whose lanes are TCP; empty for any other.
+std::string describes_tcp_device(std::string_view endpoint_info);
+/// Asks UCX about the endpoint.
+std::string tcp_device(ucp_ep_h endpoint);
 
 }  // namespace cardea::transport::ucx

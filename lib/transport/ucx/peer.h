@@ -10,8 +10,10 @@
 #include <list>
 #include <map>
 #include <optional>
+#include <string>
 #include <vector>
 
+#include "lib/base/asio.h"
 #include "lib/base/status.h"
 #include "lib/base/types.h"
 #include "lib/transport/transport.h"
@@ -22,6 +24,23 @@
 namespace cardea::transport::ucx {
 
 class UcxTransport;
+struct Peer;
+
+/// A connection for the payload of chunks, one way (stream.cc).
+///     at the asker:   none ──offered──► awaited ──caller let in──► open ──error──► over
+///     at the source:  none ──offer came──► connecting ──connected──► open ──error──► over
+///     any ──impossible, peer lost──► over
+struct Stream {
+  enum class State { kNone, kAwaited, kConnecting, kOpen, kOver };
+
+  Peer* peer = nullptr;
+  State state = State::kNone;
+  ucp_ep_h endpoint = nullptr;
+  bool closing = false;
+  // Of the source's:
+  std::string where;                               // for messages
+  std::optional<boost::asio::steady_timer> grace;  // before its end is told, or taken for the peer's
+};
 
 /// open ──error, nonsense, disconnect()──► losing ──chunks complete, endpoint closed──► lost
 struct Peer {
@@ -32,9 +51,12 @@ struct Peer {
   Bytes worker_address;
   Pass pass_out{};
   Pass pass_in{};
+  std::uint64_t caller = 0;  // its client id
   ucp_ep_h endpoint = nullptr;
   bool endpoint_closing = false;
   bool flushing = false;
+  Stream inbound_stream;   // by which its chunks come
+  Stream outbound_stream;  // by which it is sent chunks
 
   State state = State::kOpen;
   bool condemned = false;     // to be lost at the next turn; nothing more is taken from it
@@ -54,6 +76,8 @@ struct Peer {
   std::optional<bool> hardware_get;
   std::map<RegionKey, ucp_rkey_h> rkeys;  // unpacked on `endpoint`
   std::vector<ucp_rkey_h> retired_rkeys;  // forgotten while ucp_get may still use them
+
+  bool closing() const { return endpoint_closing || inbound_stream.closing || outbound_stream.closing; }
 };
 
 /// asked ──rendezvous──► moving ──UCX done──► gone;  asked ──eager data, error──► gone;  reading: ucp_get, then its stamp
@@ -81,6 +105,7 @@ struct Send {
   std::vector<ucp_dt_iov_t> iov;
   std::optional<std::uint64_t> lease;
   std::uint64_t bytes = 0;
+  bool by_stream = false;
   std::size_t place = 0;  // of a chunk: among those streaming when it was posted, from 1
   Clock::time_point posted{};
   std::list<Send>::iterator self;

@@ -10,7 +10,8 @@
 namespace cardea::transport::ucx {
 namespace {
 
-constexpr std::size_t kParsePadding = 32 << 10;  // as for addresses: UCX is not told the length of an rkey
+constexpr std::uint64_t kLeastStreamed = 64 << 10;  // from here on a connection of its own pays
+constexpr std::size_t kParsePadding = 32 << 10;     // as for addresses: UCX is not told the length of an rkey
 
 std::uint64_t payload_of(const ChunkOrder& order) {
   std::uint64_t bytes = 0;
@@ -63,7 +64,10 @@ void UcxTransport::ask(Pull& pull) {
   Send out;
   out.header = encode_header(options_.self, pull.peer->pass_out,
                              ChunkRequest{order.token, order.expert, order.offset, order.bytes, pull.payload});
-  post(*pull.peer, std::move(out), false);
+  Peer& peer = *pull.peer;
+  const bool large = pull.payload >= kLeastStreamed;
+  post(peer, std::move(out), false);  // where that fails, the pull is gone
+  if (large) offer_stream(peer);
 }
 
 bool UcxTransport::can_read(Peer& peer, const ChunkOrder& order) {

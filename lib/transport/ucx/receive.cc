@@ -46,6 +46,7 @@ ucs_status_t UcxTransport::receive(ByteView header, void* data, std::size_t leng
   if (const auto* message = std::get_if<MessageHeader>(&*body)) taken = take(*peer, *message, payload);
   if (const auto* request = std::get_if<ChunkRequest>(&*body)) taken = take(*peer, *request, payload);
   if (const auto* error = std::get_if<ChunkError>(&*body)) taken = take(*peer, *error, payload);
+  if (const auto* offer = std::get_if<StreamOffer>(&*body)) taken = take(*peer, *offer, payload);
   if (!taken.ok()) condemn(*peer, taken);
   return UCS_OK;
 }

@@ -23,7 +23,9 @@ void UcxTransport::send(Rank rank, Bytes message) {
 }
 
 void UcxTransport::post(Peer& peer, Send out, bool rendezvous) {
-  const ucp_ep_h ep = endpoint(peer);
+  // By a stream only what UCX puts straight into place there. What is sent eagerly gains nothing by it.
+  out.by_stream = rendezvous && peer.outbound_stream.state == Stream::State::kOpen;
+  const ucp_ep_h ep = out.by_stream ? peer.outbound_stream.endpoint : endpoint(peer);
   if (ep == nullptr) {
     if (out.lease) queue([this, lease = *out.lease] { listener_.give_back(lease, 0); });
     return;
@@ -68,8 +70,12 @@ void UcxTransport::sent(Send& send, ucs_status_t status) {
       answer_next(peer);
     });
   }
+  const bool by_stream = send.by_stream;
   sends_.erase(send.self);
-  if (status != UCS_OK) condemn(peer, ucx_error(status, "ucp_am_send_nbx"));
+  streamed_ += by_stream && status == UCS_OK;
+  if (status == UCS_OK) return;
+  if (by_stream) return chunk_lost_with_stream(peer, status);
+  condemn(peer, ucx_error(status, "ucp_am_send_nbx"));
 }
 
 void UcxTransport::answer_next(Peer& peer) {

@@ -19,21 +19,24 @@ constexpr int kLastProgress = 100000;  // calls, a few milliseconds: closing by 
 Result<std::unique_ptr<Transport>> UcxTransport::make(boost::asio::io_context& io, Listener& listener,
                                                       const UcxOptions& options) {
   if (options.self == kNoRank) return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "ucx transport without a rank");
-  auto worker = Worker::make(io, options);
+  Nonce nonce{};
+  crypto::random(nonce);
+  auto worker = Worker::make(io, options, caller_id(options.secret, options.job_id, {options.self, nonce}));
   if (!worker.ok()) return worker.status();
-  auto transport = std::make_unique<UcxTransport>(io, listener, options, std::move(*worker));
+  auto transport = std::make_unique<UcxTransport>(io, listener, options, nonce, std::move(*worker));
   if (auto status = transport->listen(); !status.ok()) return status;
   return std::unique_ptr<Transport>(std::move(transport));
 }
 
-UcxTransport::UcxTransport(boost::asio::io_context& io, Listener& listener, UcxOptions options,
+UcxTransport::UcxTransport(boost::asio::io_context& io, Listener& listener, UcxOptions options, const Nonce& nonce,
                            std::shared_ptr<Worker> worker)
     : io_(io),
       listener_(listener),
       options_(std::move(options)),
       who_(std::to_string(options_.self)),
       worker_(std::move(worker)),
-      timer_(io) {}
+      timer_(io),
+      nonce_(nonce) {}
 
 // Without close(): nobody is told anything, and what UCX had under way ends with the worker.
 UcxTransport::~UcxTransport() {
@@ -42,7 +45,6 @@ UcxTransport::~UcxTransport() {
 }
 
 Status UcxTransport::listen() {
-  crypto::random(nonce_);
   auto worker_address = worker_->address();
   if (!worker_address.ok()) return worker_address.status();
   if (worker_address->size() > kMaxWorkerAddress) {
@@ -109,6 +111,8 @@ Status UcxTransport::connect(std::span<const std::pair<Rank, Bytes>> peers) {
     const Member there{rank, address->nonce};
     peer.pass_out = make_pass(options_.secret, options_.job_id, here, there);
     peer.pass_in = make_pass(options_.secret, options_.job_id, there, here);
+    peer.caller = caller_id(options_.secret, options_.job_id, there);
+    peer.inbound_stream.peer = peer.outbound_stream.peer = &peer;
   }
   return {};
 }
@@ -155,13 +159,14 @@ void UcxTransport::lose(Peer& peer, Status why, bool tell_listener) {
       pull->failure = lost;
     }
   }
-  close_endpoint(peer);
+  peer.outbound_stream.grace.reset();
+  close_endpoints(peer);
   for (Pull* pull : asked) finish(*pull, Status(CARDEA_ERR_PEER_LOST, peer.why.message()));
   settle(peer);
 }
 
 void UcxTransport::settle(Peer& peer) {
-  if (peer.state != Peer::State::kLosing || peer.chunks != 0 || peer.endpoint_closing) return;
+  if (peer.state != Peer::State::kLosing || peer.chunks != 0 || peer.closing()) return;
   peer.state = Peer::State::kLost;
   release_rkeys(peer);
   if (peer.tell_listener) {
@@ -169,6 +174,12 @@ void UcxTransport::settle(Peer& peer) {
       if (!peer.disconnected && phase_ != Phase::kClosed) listener_.on_peer_lost(peer.rank, peer.why);
     });
   }
+}
+
+void UcxTransport::close_endpoints(Peer& peer) {
+  close_stream(peer.inbound_stream);
+  close_stream(peer.outbound_stream);
+  close_endpoint(peer);
 }
 
 void UcxTransport::close_endpoint(Peer& peer) {
@@ -252,8 +263,7 @@ void UcxTransport::advance_close() {
     begin_draining();
   }
   if (phase_ != Phase::kDraining) return;
-  const bool closing =
-      std::any_of(peers_.begin(), peers_.end(), [](const auto& entry) { return entry.second.endpoint_closing; });
+  const bool closing = std::any_of(peers_.begin(), peers_.end(), [](const auto& entry) { return entry.second.closing(); });
   if (!overdue_ && (closing || !sends_.empty() || !pulls_.empty())) return;
   timer_.cancel();
   destroy();
@@ -276,7 +286,7 @@ void UcxTransport::advance_close() {
 
 void UcxTransport::begin_draining() {
   phase_ = Phase::kDraining;
-  for (auto& [rank, peer] : peers_) close_endpoint(peer);
+  for (auto& [rank, peer] : peers_) close_endpoints(peer);
   arm_timer(options_.drain_timeout);
 }
 
@@ -284,8 +294,10 @@ void UcxTransport::begin_draining() {
 // while an endpoint of it has a rendezvous under way, so endpoints go first, by force, even from the destructor.
 void UcxTransport::destroy() {
   if (worker_->handle() == nullptr) return;
-  const auto closing = [](const auto& entry) { return entry.second.endpoint_closing; };
-  for (auto& [rank, peer] : peers_) close_endpoint(peer);
+  const auto closing = [](const auto& entry) { return entry.second.closing(); };
+  answers_callers_ = false;
+  for (const auto& [listener, caller] : std::exchange(callers_, {})) ucp_listener_reject(listener, caller);
+  for (auto& [rank, peer] : peers_) close_endpoints(peer);
   for (int i = 0; i < kLastProgress && std::any_of(peers_.begin(), peers_.end(), closing); ++i) {
     ucp_worker_progress(worker_->handle());
   }

@@ -20,7 +20,8 @@ namespace cardea::transport::ucx {
 class UcxTransport final : public Transport {
  public:
   static Result<std::unique_ptr<Transport>> make(boost::asio::io_context& io, Listener& listener, const UcxOptions& options);
-  UcxTransport(boost::asio::io_context& io, Listener& listener, UcxOptions options, std::shared_ptr<Worker> worker);
+  UcxTransport(boost::asio::io_context& io, Listener& listener, UcxOptions options, const Nonce& nonce,
+               std::shared_ptr<Worker> worker);
   ~UcxTransport() override;
 
   std::string_view name() const override { return "ucx"; }
@@ -38,6 +39,9 @@ class UcxTransport final : public Transport {
   void disconnect(Rank peer) override;
   void close(std::function<void()> done) override;
 
+  /// Chunks that were sent by streams, for tests.
+  std::uint64_t streamed() const { return streamed_; }
+
  private:
   // open ──close()──► flushing ──sent, or flush_timeout──► draining ──UCX done, or drain_timeout──► closed
   enum class Phase { kOpen, kFlushing, kDraining, kClosed };
@@ -51,9 +55,10 @@ class UcxTransport final : public Transport {
     std::uint64_t bytes = 0;
     Region region;
   };
-  struct Question {
-    Peer* peer;
-    ChunkRequest request;
+  struct StreamListener {
+    UcxTransport* owner = nullptr;
+    ucp_listener_h listener = nullptr;
+    StreamOffer offer;
   };
 
   // ucx_transport.cc
@@ -65,6 +70,7 @@ class UcxTransport final : public Transport {
   ucp_ep_h endpoint(Peer& peer);
   void lose(Peer& peer, Status why, bool tell_listener);
   void settle(Peer& peer);
+  void close_endpoints(Peer& peer);
   void close_endpoint(Peer& peer);
   void advance_close();
   void begin_draining();
@@ -82,11 +88,28 @@ class UcxTransport final : public Transport {
   Status take(Peer& peer, const MessageHeader& header, ByteView payload);
   Status take(Peer& peer, const ChunkRequest& header, ByteView payload);
   Status take(Peer& peer, const ChunkError& header, ByteView payload);
+  Status take(Peer& peer, const StreamOffer& header, ByteView payload);
   Status take_data(Peer& peer, const ChunkData& header, void* data, std::size_t length, bool rendezvous);
   /// Answers what waits, as far as UCX may be given more.
   void answer_next(Peer& peer);
   void answer(Peer& peer, const ChunkRequest& request);
   void refuse(Peer& peer, const ChunkRequest& request, const Status& why);
+
+  // stream.cc
+  /// Tells the peer where chunks are awaited, once, if a stream is worth while.
+  void offer_stream(Peer& peer);
+  Result<StreamOffer> listen_on(const std::string& device);
+  void called(const StreamListener& listener, ucp_conn_request_h caller);
+  void admit(ucp_listener_h listener, ucp_conn_request_h caller);
+  void connect_stream(Stream& stream, const StreamOffer& offer);
+  void connected(Stream& stream, ucs_status_t status);
+  Status open_stream(Stream& stream, ucp_ep_params_t& params);
+  void stream_failed(Stream& stream, ucs_status_t status);
+  void no_stream(Stream& stream, std::string_view why);
+  void chunk_lost_with_stream(Peer& peer, ucs_status_t status);
+  /// Runs `then` unless the peer is lost, or the transport closed, before that.
+  void after_grace(Stream& stream, std::function<void()> then);
+  void close_stream(Stream& stream);
 
   // pull.cc
   void ask(Pull& pull);
@@ -106,7 +129,7 @@ class UcxTransport final : public Transport {
   std::shared_ptr<Worker> worker_;
   boost::asio::steady_timer timer_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
-  Nonce nonce_{};
+  const Nonce nonce_;
   Bytes address_;
   std::map<Rank, Peer> peers_;
   std::unordered_map<ChunkToken, std::unique_ptr<Pull>> pulls_;
@@ -114,6 +137,11 @@ class UcxTransport final : public Transport {
   std::map<std::uint32_t, OfferedRegion> offered_;
   std::map<RegionKey, AcceptedRegion> accepted_;
   std::deque<std::function<void()>> events_;
+  std::map<std::string, StreamListener> listeners_;  // by network device
+  std::deque<std::pair<ucp_listener_h, ucp_conn_request_h>> callers_;
+  bool cannot_listen_ = false;
+  bool answers_callers_ = true;
+  std::uint64_t streamed_ = 0;
   std::uint64_t strangers_ = 0;
   Clock::time_point next_warning_{};
 

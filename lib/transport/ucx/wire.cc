@@ -11,8 +11,10 @@ namespace {
 
 constexpr std::uint32_t kAddressMagic = 0x58435543;  // "CUCX"
 constexpr std::string_view kPassPurpose = "cardea ucx pass";
+constexpr std::string_view kCallerPurpose = "cardea ucx caller";
+constexpr std::size_t kIpv4Bytes = 4;
 
-enum Opcode : std::uint8_t { kMessage = 1, kChunkRequest = 2, kChunkData = 3, kChunkError = 4 };
+enum Opcode : std::uint8_t { kMessage = 1, kChunkRequest = 2, kChunkData = 3, kChunkError = 4, kStreamOffer = 5 };
 
 template <std::size_t N>
 void put(WireWriter& out, const std::array<std::byte, N>& bytes) {
@@ -56,6 +58,11 @@ struct HeaderWriter {
         .number(static_cast<std::uint32_t>(-static_cast<int>(header.code)))
         .text(std::string_view(header.text).substr(0, kMaxErrorText));
   }
+  void operator()(const StreamOffer& header) const {
+    out.number(header.family);
+    put(out, header.address);
+    out.number(header.port);
+  }
 };
 
 ChunkRequest read_request(WireReader& in) {
@@ -79,6 +86,17 @@ ChunkError read_error(WireReader& in) {
   error.code = static_cast<cardea_status_t>(-static_cast<int>(code));
   error.text = printable(in.text(kMaxErrorText));
   return error;
+}
+
+StreamOffer read_offer(WireReader& in) {
+  StreamOffer offer;
+  offer.family = in.number<std::uint8_t>();
+  offer.address = get<16>(in);
+  offer.port = in.number_in<std::uint16_t>(1, 0xffff);
+  if (offer.family != 4 && offer.family != 6) in.fail();
+  const auto zero = [](std::byte byte) { return byte == std::byte{0}; };
+  if (offer.family == 4 && !std::all_of(offer.address.begin() + kIpv4Bytes, offer.address.end(), zero)) in.fail();
+  return offer;
 }
 
 }  // namespace
@@ -136,6 +154,15 @@ Pass make_pass(ByteView secret, std::string_view job_id, const Member& from, con
   return pass;
 }
 
+std::uint64_t caller_id(ByteView secret, std::string_view job_id, const Member& caller) {
+  WireWriter out;
+  out.text(kCallerPurpose).number(kWireVersion).text(job_id).number(caller.rank);
+  put(out, caller.nonce);
+  const crypto::Digest digest = crypto::hmac(secret, out.bytes());
+  const auto id = WireReader(digest).number<std::uint64_t>();
+  return id == 0 ? 1 : id;
+}
+
 Bytes encode_header(Rank from, const Pass& pass, const Header& header) {
   WireWriter out;
   out.number(static_cast<std::uint8_t>(header.index() + 1)).number(from);
@@ -171,6 +198,9 @@ Result<Header> decode_header(ByteView bytes) {
       break;
     case kChunkError:
       header = read_error(in);
+      break;
+    case kStreamOffer:
+      header = read_offer(in);
       break;
     default:
       return Status::error(CARDEA_ERR_PROTOCOL, "unknown opcode {}", opcode);

@@ -4,7 +4,8 @@
 //
 // Anyone who reaches the worker's port may send to it. So every header carries a pass: an HMAC under the job's secret of
 // job, wire version, both ranks and both contexts' random nonces. Only members can make it, it holds for one direction
-// between two contexts, and a copy of it means nothing to any other context.
+// between two contexts, and a copy of it means nothing to any other context. Who connects for a stream says likewise who it
+// is, before UCX looks at anything else of it.
 #pragma once
 
 #include <array>
@@ -49,6 +50,9 @@ struct Member {
   Nonce nonce{};
 };
 Pass make_pass(ByteView secret, std::string_view job_id, const Member& from, const Member& to);
+/// What a member gives as UCX's client id when it connects to a listener. Only members can make or know it. Never 0, which
+/// is what UCX reports of a caller that gives none.
+std::uint64_t caller_id(ByteView secret, std::string_view job_id, const Member& caller);
 
 /// The fixed part, checked before anything else is looked at.
 struct Envelope {
@@ -80,7 +84,13 @@ struct ChunkError {
   cardea_status_t code = CARDEA_ERR_INTERNAL;
   std::string text;  // printable ASCII
 };
-using Header = std::variant<MessageHeader, ChunkRequest, ChunkData, ChunkError>;
+/// No payload. Where the sender awaits the connection by which the receiver may stream chunks to it.
+struct StreamOffer {
+  std::uint8_t family = 4;              // 4 or 6
+  std::array<std::byte, 16> address{};  // in network order; IPv4: the first 4, the others 0
+  std::uint16_t port = 0;               // not 0
+};
+using Header = std::variant<MessageHeader, ChunkRequest, ChunkData, ChunkError, StreamOffer>;
 
 Bytes encode_header(Rank from, const Pass& pass, const Header& header);
 Result<Envelope> decode_envelope(ByteView in);

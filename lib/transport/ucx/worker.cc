@@ -47,13 +47,14 @@ Status ucx_error(ucs_status_t status, std::string_view call) {
                        ucs_status_string(status));
 }
 
-Result<std::shared_ptr<Worker>> Worker::make(boost::asio::io_context& io, const UcxOptions& options) {
+Result<std::shared_ptr<Worker>> Worker::make(boost::asio::io_context& io, const UcxOptions& options,
+                                             std::uint64_t client_id) {
   auto worker = std::make_shared<Worker>(io, options.spin);
-  if (auto status = worker->open(options); !status.ok()) return status;
+  if (auto status = worker->open(options, client_id); !status.ok()) return status;
   return worker;
 }
 
-Status Worker::open(const UcxOptions& options) {
+Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
   if (auto status = enough_descriptors(); !status.ok()) return status;
   ucp_config_t* raw = nullptr;
   if (const auto status = ucp_config_read(nullptr, nullptr, &raw); status != UCS_OK)
@@ -63,6 +64,10 @@ Status Worker::open(const UcxOptions& options) {
   // By default a peer that has closed its end is noticed after 20 s. Much less than 5 s takes a slow link for a dead one:
   // UCX's signs of life wait behind what is queued.
   defaults.emplace_back("KEEPALIVE_INTERVAL", "5s");
+  // Listeners are for streams over TCP, and a stream is for the device whose address was offered: with more, UCX spreads a
+  // chunk over all that it has, the loopback device beside the network's included.
+  defaults.emplace_back("SOCKADDR_TLS_PRIORITY", "tcp");
+  defaults.emplace_back("CM_USE_ALL_DEVICES", "n");
   for (const auto& [name, value] : defaults) {
     if (std::getenv(("UCX_" + name).c_str()) != nullptr) continue;
     if (const auto status = ucp_config_modify(raw, name.c_str(), value.c_str()); status != UCS_OK) {
@@ -78,7 +83,8 @@ Status Worker::open(const UcxOptions& options) {
     return ucx_error(status, "ucp_init");
   }
   ucp_worker_params_t worker_params{};
-  worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_CLIENT_ID;
+  worker_params.client_id = client_id;
   worker_params.thread_mode = UCS_THREAD_MODE_SERIALIZED;  // made by one thread, driven by another
   if (const auto status = ucp_worker_create(context_, &worker_params, &worker_); status != UCS_OK) {
     worker_ = nullptr;
@@ -102,6 +108,21 @@ Result<Bytes> Worker::address() const {
   Bytes bytes(first, first + length);
   ucp_worker_release_address(worker_, address);
   return bytes;
+}
+
+Result<ucp_listener_h> Worker::listen(const sockaddr_storage& at, ucp_listener_conn_callback_t caller, void* arg) {
+  ucp_listener_params_t params{};
+  params.field_mask = UCP_LISTENER_PARAM_FIELD_SOCK_ADDR | UCP_LISTENER_PARAM_FIELD_CONN_HANDLER;
+  params.sockaddr.addr = reinterpret_cast<const sockaddr*>(&at);
+  params.sockaddr.addrlen = at.ss_family == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
+  params.conn_handler.cb = caller;
+  params.conn_handler.arg = arg;
+  ucp_listener_h listener = nullptr;
+  if (const auto status = ucp_listener_create(worker_, &params, &listener); status != UCS_OK) {
+    return ucx_error(status, "ucp_listener_create");
+  }
+  listeners_.push_back(listener);
+  return listener;
 }
 
 void Worker::kick() {
@@ -165,6 +186,7 @@ void Worker::stop() {
   if (descriptor_.is_open()) descriptor_.release();  // the descriptor is UCX's to close
   if (worker_ != nullptr) {
     settle();
+    for (ucp_listener_h listener : listeners_) ucp_listener_destroy(listener);
     ucp_worker_destroy(worker_);
   }
   if (context_ != nullptr) ucp_cleanup(context_);

@@ -29,6 +29,7 @@ transport::UcxOptions options(Rank self) {
   made.self = self;
   made.job_id = "0123456789abcdef0123456789abcdef";
   made.secret.fill(std::byte{0x5a});
+  made.stream_connections = false;  // an input's offer would make this rank connect to wherever it says
   return made;
 }
 
@@ -228,7 +229,7 @@ class Line {
         header[0] = static_cast<std::byte>(draw.byte());
         const ByteView rest = draw.blob();
         header.insert(header.end(), rest.begin(), rest.end());
-        if (header[0] != std::byte{1} && header[0] != std::byte{2} && rest.size() >= 8) {
+        if ((header[0] == std::byte{3} || header[0] == std::byte{4}) && rest.size() >= 8) {
           for (std::size_t i = 0; i < 8; ++i) {
             const std::uint64_t token = first_token_ + std::to_integer<std::uint64_t>(rest[0]);
             header[ucx::kEnvelopeBytes + i] = static_cast<std::byte>(token >> (8 * i));
@@ -302,6 +303,7 @@ std::vector<Seed> seeds() {
   member(asks, 1, ucx::MessageHeader{0}, 6, false);
   member(asks, 2, ucx::ChunkRequest{9, {{1, 2}, 3, 4}, 0, 1000, 1000}, 0, false);
   member(asks, 2, ucx::ChunkRequest{10, {{1, 2}, 3, 4}, 5000, 1000, 1000}, 0, false);
+  member(asks, 5, ucx::StreamOffer{6, {std::byte{0x20}}, 80}, 0, false);
   asks.byte(kTurn).byte(kAsStranger).blob(ucx::encode_header(7, {}, ucx::MessageHeader{0})).blob({});
   return {{"message", message.bytes()}, {"asked", asked.bytes()}, {"asks", asks.bytes()}};
 }

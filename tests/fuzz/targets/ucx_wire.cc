@@ -50,7 +50,8 @@ std::vector<Seed> seeds() {
           {"message", header(ucx::MessageHeader{5})},
           {"request", header(ucx::ChunkRequest{1, {{2, 3}, 4, 5}, 4096, 8192, 8000})},
           {"data", header(ucx::ChunkData{7})},
-          {"error", header(ucx::ChunkError{7, CARDEA_ERR_STALE, "retired"})}};
+          {"error", header(ucx::ChunkError{7, CARDEA_ERR_STALE, "retired"})},
+          {"offer", header(ucx::StreamOffer{4, {std::byte{127}, std::byte{0}, std::byte{0}, std::byte{1}}, 4711})}};
 }
 
 }  // namespace

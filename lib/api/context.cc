@@ -16,6 +16,7 @@
 #include "lib/api/structs.h"
 #include "lib/base/asio.h"
 #include "lib/base/log.h"
+#include "lib/base/short_slices.h"
 #include "lib/base/wire.h"
 #include "lib/bootstrap/callback_exchange.h"
 #include "lib/bootstrap/environment.h"
@@ -197,7 +198,10 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([io = &engine_->io] { io->run(); });
+  thread_ = std::thread([io = &engine_->io] {
+    ask_for_short_slices();
+    io->run();
+  });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   bind_engine();
   pthread_setname_np(thread_.native_handle(), "cardea-engine");

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 #include <limits>
@@ -77,16 +78,17 @@ Status check_limits(std::uint64_t bytes) {
   return {};
 }
 
-// Brings in every page. On kernels before 5.14, which lack the call, mapping over itself with MAP_POPULATE does the same.
-Status populate(std::byte* data, std::uint64_t mapped, int descriptor, bool writable) {
-  if (madvise(data, mapped, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return {};
+// Brings in a piece. On kernels before 5.14, which lack the call, mapping over itself with MAP_POPULATE does the same.
+Status populate(std::byte* data, std::uint64_t offset, std::uint64_t bytes, int descriptor, bool writable) {
+  if (madvise(data + offset, bytes, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return {};
   if (errno != EINVAL) {
     // EFAULT stands for a page that could not be had (would have been SIGBUS).
-    return Status::from_errno(errno == EFAULT ? ENOMEM : errno, "madvise(MADV_POPULATE)", fmt::format("{} bytes", mapped));
+    return Status::from_errno(errno == EFAULT ? ENOMEM : errno, "madvise(MADV_POPULATE)", fmt::format("{} bytes", bytes));
   }
   const int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-  if (mmap(data, mapped, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE, descriptor, 0) == MAP_FAILED) {
-    return Status::from_errno(errno, "mmap", fmt::format("{} bytes", mapped));
+  if (mmap(data + offset, bytes, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE, descriptor,
+           static_cast<off_t>(offset)) == MAP_FAILED) {
+    return Status::from_errno(errno, "mmap", fmt::format("{} bytes", bytes));
   }
   return {};
 }
@@ -134,8 +136,18 @@ Result<MappedRange> MappedRange::map(int descriptor, std::uint64_t bytes, bool w
   // Refused where shared memory may have no huge pages, which is no loss of function.
   madvise(data, mapped, MADV_HUGEPAGE);
   if (pages == Pages::kLater) return range;
-  if (Status status = populate(data, mapped, descriptor, writable); !status.ok()) return status;
+  if (Status status = range.bring_in(0, mapped, descriptor, writable); !status.ok()) return status;
   return range;
+}
+
+Status MappedRange::bring_in(std::uint64_t offset, std::uint64_t bytes, int descriptor, bool writable) {
+  const std::uint64_t end = std::min(mapped_, offset + bytes);
+  while (offset < end) {
+    const std::uint64_t piece = std::min(kPopulatePiece, end - offset);
+    if (Status status = populate(data_, offset, piece, descriptor, writable); !status.ok()) return status;
+    offset += piece;
+  }
+  return {};
 }
 
 Result<SharedMemory> SharedMemory::create(std::string_view name, std::uint64_t bytes) {
@@ -190,14 +202,23 @@ Status check_shareable(int descriptor, std::uint64_t bytes) {
   return {};
 }
 
-Result<SharedMapping> SharedMapping::open(int descriptor, std::uint64_t bytes) {
+Result<SharedMapping> SharedMapping::open(int descriptor, std::uint64_t bytes, MappedRange::Pages pages) {
   if (Status status = check_shareable(descriptor, bytes); !status.ok()) return status;
-  Result<MappedRange> range = MappedRange::map(descriptor, bytes, false);
+  Result<MappedRange> range = MappedRange::map(descriptor, bytes, false, pages);
   if (!range.ok()) return range.status();
   SharedMapping mapping;
   mapping.range_ = std::move(*range);
   mapping.size_ = bytes;
+  if (pages == MappedRange::Pages::kNow) mapping.present_ = bytes;
   return mapping;
+}
+
+Result<bool> SharedMapping::bring_in_next(int descriptor, std::uint64_t bytes) {
+  if (present_ >= size_) return true;
+  const std::uint64_t part = whole_pages(std::min(bytes, size_ - present_));
+  if (Status status = range_.bring_in(present_, part, descriptor, false); !status.ok()) return status;
+  present_ += part;
+  return present_ >= size_;
 }
 
 }  // namespace cardea

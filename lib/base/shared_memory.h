@@ -31,6 +31,9 @@ class MappedRange {
   /// Maps `bytes` of `descriptor` from its start and brings all pages in, unless told to leave that for later. NO_MEMORY
   /// (address space, memory), SYSTEM.
   static Result<MappedRange> map(int descriptor, std::uint64_t bytes, bool writable, Pages pages = Pages::kNow);
+  /// Brings in the pages of a part, in pieces: for whoever must not be away for as long as the whole takes. `offset` is a
+  /// multiple of the page's size, `descriptor` and `writable` are those of map(). NO_MEMORY, SYSTEM.
+  Status bring_in(std::uint64_t offset, std::uint64_t bytes, int descriptor, bool writable);
 
   std::byte* data() const { return data_; }
 
@@ -68,10 +71,16 @@ class SharedMapping {
  public:
   SharedMapping() = default;
 
-  /// Maps the first `bytes` behind a received descriptor, read-only, all pages present. The descriptor stays the caller's
-  /// and may be closed at once. PROTOCOL if it is no memfd, smaller than `bytes` (0 included), or not sealed against
-  /// shrinking (its owner could make us die by SIGBUS); NO_MEMORY, SYSTEM.
-  static Result<SharedMapping> open(int descriptor, std::uint64_t bytes);
+  /// Maps the first `bytes` behind a received descriptor, read-only, all pages present unless they are left for later (they
+  /// exist, so that a reader would find them, too). The descriptor stays the caller's and may be closed at once. PROTOCOL if
+  /// it is no memfd, smaller than `bytes` (0 included), or not sealed against shrinking (its owner could make us die by
+  /// SIGBUS); NO_MEMORY, SYSTEM.
+  static Result<SharedMapping> open(int descriptor, std::uint64_t bytes,
+                                    MappedRange::Pages pages = MappedRange::Pages::kNow);
+
+  /// Of one opened with its pages left for later: brings in the next part of at most `bytes` behind the same descriptor, and
+  /// returns whether all of it is there. NO_MEMORY, SYSTEM.
+  Result<bool> bring_in_next(int descriptor, std::uint64_t bytes);
 
   const std::byte* data() const { return range_.data(); }
   std::uint64_t size() const { return size_; }
@@ -79,8 +88,13 @@ class SharedMapping {
 
  private:
   MappedRange range_;
-  std::uint64_t size_ = 0;
+  std::uint64_t size_ = 0, present_ = 0;
 };
+
+/// Memory is brought in by so many bytes at a time. The kernel holds the process's memory map all through one piece:
+/// whatever other thread wants to change it meanwhile, by a malloc that grows, has to wait, and on a busy machine for longer
+/// than a piece takes to compute.
+inline constexpr std::uint64_t kPopulatePiece = std::uint64_t{1} << 20;
 
 /// Whether a file of shared memory may be that long: beyond RLIMIT_FSIZE the kernel sends a deadly signal instead of an
 /// error, to whoever makes it longer or brings pages in. NO_MEMORY.

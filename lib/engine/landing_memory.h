@@ -5,12 +5,14 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 
+#include "lib/base/shared_memory.h"
 #include "lib/base/status.h"
 
 namespace cardea::engine {
@@ -32,7 +34,10 @@ class LandingMemory {
     // rather than by a kill at the first touch.
     madvise(memory.data_.get(), whole, MADV_HUGEPAGE);
 #ifdef MADV_POPULATE_WRITE
-    if (madvise(memory.data_.get(), whole, MADV_POPULATE_WRITE) != 0 && errno == ENOMEM) {
+    for (std::uint64_t at = 0; at < whole; at += kPopulatePiece) {
+      const std::uint64_t piece = std::min(kPopulatePiece, whole - at);
+      if (madvise(memory.data_.get() + at, piece, MADV_POPULATE_WRITE) == 0) continue;
+      if (errno != ENOMEM) break;
       return Status::error(CARDEA_ERR_NO_MEMORY, "{} bytes of memory cannot be made resident", bytes);
     }
 #endif

@@ -78,7 +78,7 @@ struct LayerRecord {
 
   std::map<Rank, SourceRecord> sources;  // the other members, as they announced themselves
   std::set<Rank> left;        // of the sources, those that have ended their part before this rank knew all members
-  std::uint32_t mapping = 0;  // regions of others that are being mapped for this rank's GPU
+  std::uint32_t mapping = 0;  // regions of others that are being mapped, or brought in
   bool announced = false;     // the others have been told this rank's part
   bool formed = false;
   bool closing = false;               // lends nothing any more

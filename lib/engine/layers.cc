@@ -271,7 +271,10 @@ Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce an
     } else if (known->second.bytes != offer.bytes || known->second.gone) {
       return refuse(fmt::format("region {} is not what it was", offer.region));
     }
-    if (const std::byte* const base = route_[from]->mapped(key); base != nullptr) source.mapped[offer.region] = base;
+    if (const std::byte* const base = route_[from]->mapped(key); base != nullptr) {
+      source.mapped[offer.region] = base;
+      if (fresh || known->second.opening) bring_in(key, layer, known->second);
+    }
   }
   const auto inside = [&](const SegmentPlace::Spot& spot, std::uint64_t bytes) {
     const auto size = sizes.find(spot.region);
@@ -302,6 +305,43 @@ Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce an
   form_if_complete(layer);
   observer_.on_change();
   return {};
+}
+
+// The layer is formed when all of it is there. The mutex is free meanwhile, and between two parts the executor does whatever
+// else there is to do: peers must not take a rank for lost that maps many gigabytes, or little on a busy machine.
+void Runtime::bring_in(const transport::RegionKey& key, LayerRecord& layer, PeerRegion& region) {
+  ++layer.mapping;
+  region.waiting.push_back(layer.key);
+  if (std::exchange(region.opening, true)) return;
+  bringing_in_.push_back(key);
+  if (bringing_in_.size() == 1) enqueue([this] { bring_in_more(); });
+}
+
+void Runtime::bring_in_more() {
+  const transport::RegionKey key = [&] {
+    const auto held = lock();
+    return bringing_in_.front();
+  }();
+  const Result<bool> whole = route_[key.owner]->bring_in(key, kPopulatePiece);
+  const auto held = lock();
+  if (!whole.ok() || *whole) {
+    bringing_in_.pop_front();
+    const auto found = peer_regions_.find(key);
+    if (!whole.ok()) log::print(log::Level::kWarn, name_, "engine", "{}", whole.status().message());
+    if (found != peer_regions_.end()) {
+      found->second.opening = false;
+      for (const LayerKey& waiting : std::exchange(found->second.waiting, {})) {
+        const auto layer = layers_.find(waiting);
+        if (layer == layers_.end()) continue;
+        --layer->second->mapping;
+        if (!whole.ok() && layer->second->failure.ok()) layer->second->failure = whole.status().with_peer(key.owner);
+        form_if_complete(*layer->second);
+      }
+      observer_.on_change();
+    }
+  }
+  if (!bringing_in_.empty()) enqueue([this] { bring_in_more(); });
+  dispatch();
 }
 
 void Runtime::note_layer(const LayerRecord& layer, const std::vector<core::ExpertSources>& experts) {

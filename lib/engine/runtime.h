@@ -244,6 +244,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     std::vector<std::pair<Rank, Bytes>> messages;
   };
   struct Bounce;
+  struct PeerRegion;
   struct InFlight {
     cardea_path_t path = CARDEA_PATH_NONE;
     std::uint64_t payload = 0;
@@ -301,6 +302,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void note_layer(const LayerRecord& layer, const std::vector<core::ExpertSources>& experts);
   void let_go_of(Rank owner, RegionNumber region);
   void note_ended(const LayerKey& key);
+  void bring_in(const transport::RegionKey& key, LayerRecord& layer, PeerRegion& region);
+  void bring_in_more();
 
   // peers.cc
   void send(Rank to, const Message& message);
@@ -366,11 +369,12 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     std::uint32_t layers = 0;
     bool gone = false;
     std::uint64_t bytes = 0;
-    bool opening = false;                             // device memory: on its way to `device`
+    bool opening = false;                             // device memory: on its way to `device`; mapped: being brought in
     std::shared_ptr<const cuda::PeerMapping> device;  // null also if it could not be mapped
     std::vector<LayerKey> waiting;                    // layers that count it in `mapping`
   };
   std::map<transport::RegionKey, PeerRegion> peer_regions_;
+  std::deque<transport::RegionKey> bringing_in_;  // mapped, and their pages come one part in each turn of the executor
   ByteCounters bytes_;
 
   std::mutex making_device_;

@@ -119,6 +119,13 @@ class Transport {
   }
   /// Takes note of a peer's region. `descriptor` is what its offer returned. PROTOCOL if it makes no sense.
   virtual Status accept(RegionKey region, std::uint64_t bytes, ByteView descriptor) = 0;
+  /// Of an accepted region that is mapped: brings the next part of at most `bytes` of it in, so that its first readers take
+  /// no page faults; true when all of it is there, at once where nothing has to be brought in. NO_MEMORY, SYSTEM; then it is
+  /// mapped all the same, and whoever reads it takes the faults, and what comes of them.
+  virtual Result<bool> bring_in(RegionKey region, std::uint64_t bytes) {
+    static_cast<void>(region), static_cast<void>(bytes);
+    return true;
+  }
   virtual void forget(RegionKey region) = 0;
   /// Where an accepted region is mapped in this process, read-only; null if it must be copied from.
   virtual const std::byte* mapped(RegionKey region) const = 0;

@@ -139,5 +139,24 @@ TEST(SharedMapping, RefusesWhatCouldHarmAndSaysWhy) {
   EXPECT_EQ(SharedMapping::open(-1, 1).status().code(), CARDEA_ERR_SYSTEM);
 }
 
+TEST(SharedMapping, IsBroughtInPartByPartAndReadableAllTheWhile) {
+  constexpr std::uint64_t kWhole = (std::uint64_t{5} << 20) + 123;
+  Result<SharedMemory> memory = SharedMemory::create("test", kWhole);
+  ASSERT_TRUE(memory.ok());
+  memory->data()[kWhole - 1] = std::byte{42};
+  Result<SharedMapping> mapping = SharedMapping::open(memory->descriptor(), kWhole, MappedRange::Pages::kLater);
+  ASSERT_TRUE(mapping.ok());
+  EXPECT_EQ(mapping->data()[kWhole - 1], std::byte{42}) << "before anything was brought in";
+  int parts = 0;
+  for (bool whole = false; !whole; ++parts) {
+    ASSERT_LT(parts, 100);
+    const Result<bool> step = mapping->bring_in_next(memory->descriptor(), std::uint64_t{1} << 20);
+    ASSERT_TRUE(step.ok()) << step.status().message();
+    whole = *step;
+  }
+  EXPECT_EQ(parts, 6);
+  EXPECT_TRUE(mapping->bring_in_next(-1, 1).value()) << "nothing is left to do";
+}
+
 }  // namespace
 }  // namespace cardea

@@ -42,19 +42,28 @@ Status RegionTable::accept(RegionKey key, std::uint64_t bytes, ByteView descript
   }
   if (!decoded->mappable) {
     if (decoded->address > UINT64_MAX - bytes) return wrong("it goes beyond the address space");
-    accepted_[key] = Region{bytes, {}, decoded->address};
+    accepted_[key] = Region{bytes, {}, decoded->address, {}};
     return {};
   }
   const auto found = unclaimed_.find(key);
   if (found == unclaimed_.end()) return wrong("its owner did not pass its memory");
   if (found->second.bytes != bytes) return wrong("its owner passed memory of another size");
-  Result<SharedMapping> mapping = SharedMapping::open(found->second.descriptor.get(), bytes);
+  Result<SharedMapping> mapping = SharedMapping::open(found->second.descriptor.get(), bytes, MappedRange::Pages::kLater);
   if (!mapping.ok()) {
     return mapping.status().within(fmt::format("region {} of rank {}", key.region, key.owner)).with_peer(key.owner);
   }
+  accepted_[key] = Region{bytes, std::move(*mapping), 0, std::move(found->second.descriptor)};
   unclaimed_.erase(found);
-  accepted_[key] = Region{bytes, std::move(*mapping), 0};
   return {};
+}
+
+Result<bool> RegionTable::bring_in(RegionKey key, std::uint64_t bytes) {
+  const auto found = accepted_.find(key);
+  if (found == accepted_.end() || !found->second.descriptor) return true;
+  Region& region = found->second;
+  Result<bool> whole = region.mapping.bring_in_next(region.descriptor.get(), bytes);
+  if (!whole.ok() || *whole) region.descriptor.reset();
+  return whole.ok() ? whole : whole.status().within(fmt::format("region {} of rank {}", key.region, key.owner));
 }
 
 void RegionTable::forget(RegionKey key) {

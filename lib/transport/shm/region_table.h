@@ -20,6 +20,7 @@ class RegionTable {
     std::uint64_t bytes = 0;
     SharedMapping mapping;      // if it was mappable
     std::uint64_t address = 0;  // in the owner's process, else
+    UniqueFd descriptor;        // of the mapping, until all of it is brought in
   };
 
   /// Memory has come from its owner. PROTOCOL: a number used before, or too many that nobody claims.
@@ -32,6 +33,8 @@ class RegionTable {
 
   /// As Transport::accept.
   Status accept(transport::RegionKey key, std::uint64_t bytes, ByteView descriptor);
+  /// As Transport::bring_in.
+  Result<bool> bring_in(transport::RegionKey key, std::uint64_t bytes);
   void forget(transport::RegionKey key);
   /// Null if it was not accepted.
   const Region* find(transport::RegionKey key) const;

@@ -153,6 +153,10 @@ Status ShmTransport::accept(RegionKey region, std::uint64_t bytes, ByteView desc
   return regions_.accept(region, bytes, descriptor);
 }
 
+Result<bool> ShmTransport::bring_in(RegionKey region, std::uint64_t bytes) {
+  return regions_.bring_in(region, bytes);
+}
+
 void ShmTransport::forget(RegionKey region) {
   regions_.forget(region);
 }

@@ -42,6 +42,7 @@ class ShmTransport final : public transport::Transport, private LinkUser {
   Status pass_descriptor(std::uint32_t region, std::uint64_t bytes, int descriptor, Rank peer) override;
   UniqueFd take_descriptor(transport::RegionKey region, std::uint64_t bytes) override;
   Status accept(transport::RegionKey region, std::uint64_t bytes, ByteView descriptor) override;
+  Result<bool> bring_in(transport::RegionKey region, std::uint64_t bytes) override;
   void forget(transport::RegionKey region) override;
   const std::byte* mapped(transport::RegionKey region) const override;
   void start(transport::ChunkOrder order) override;

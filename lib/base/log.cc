@@ -35,7 +35,14 @@ const char* variable(const char* name) {
   return text == nullptr || *text == '\0' ? nullptr : text;
 }
 
-Status read_subsystems(std::string_view list, const char* text) {
+/// What CARDEA_DEBUG says.
+struct Shown {
+  int level = static_cast<int>(Level::kWarn);
+  bool version = false;
+  std::uint32_t subsystems = kAll;
+};
+
+Status read_subsystems(std::string_view list, std::string_view text, Shown& shown) {
   std::string_view rest = list;
   const bool all_but = rest.starts_with('^');
   if (all_but) rest.remove_prefix(1);
@@ -56,32 +63,38 @@ Status read_subsystems(std::string_view list, const char* text) {
     }
     mask |= bit;
   }
-  subsystems.store(all_but ? ~mask : mask, std::memory_order_relaxed);
+  shown.subsystems = all_but ? ~mask : mask;
   return {};
+}
+
+Result<Shown> parse_level(std::string_view all) {
+  const std::size_t colon = all.find(':');
+  const std::string_view name = all.substr(0, colon);
+  Shown shown;
+  shown.version = name == "VERSION";
+  shown.level = shown.version ? static_cast<int>(Level::kError) : -1;
+  for (std::size_t i = 0; i < kNames.size(); ++i) {
+    if (kNames[i] == name) shown.level = static_cast<int>(i);
+  }
+  if (shown.level < 0) {
+    return Status::error(CARDEA_ERR_CONFIGURATION, "CARDEA_DEBUG is \"{}\"; it takes ERROR, VERSION, WARN, INFO or TRACE",
+                         all);
+  }
+  shown.version = shown.version || shown.level >= static_cast<int>(Level::kInfo);
+  if (colon != std::string_view::npos) {
+    if (Status status = read_subsystems(all.substr(colon + 1), all, shown); !status.ok()) return status;
+  }
+  return shown;
 }
 
 Status read_level() {
   const char* const text = variable("CARDEA_DEBUG");
   if (text == nullptr) return {};
-  const std::string_view all = text;
-  const std::size_t colon = all.find(':');
-  const std::string_view name = all.substr(0, colon);
-  const bool version = name == "VERSION";
-  int level = version ? static_cast<int>(Level::kError) : -1;
-  for (std::size_t i = 0; i < kNames.size(); ++i) {
-    if (kNames[i] == name) level = static_cast<int>(i);
-  }
-  if (level < 0) {
-    return Status::error(CARDEA_ERR_CONFIGURATION, "CARDEA_DEBUG is \"{}\"; it takes ERROR, VERSION, WARN, INFO or TRACE",
-                         text);
-  }
-  if (colon == std::string_view::npos) {
-    subsystems.store(kAll, std::memory_order_relaxed);
-  } else if (Status status = read_subsystems(all.substr(colon + 1), text); !status.ok()) {
-    return status;
-  }
-  threshold.store(level, std::memory_order_relaxed);
-  version_wanted.store(version || level >= static_cast<int>(Level::kInfo), std::memory_order_relaxed);
+  const Result<Shown> shown = parse_level(text);
+  if (!shown.ok()) return shown.status();
+  subsystems.store(shown->subsystems, std::memory_order_relaxed);
+  threshold.store(shown->level, std::memory_order_relaxed);
+  version_wanted.store(shown->version, std::memory_order_relaxed);
   return {};
 }
 
@@ -120,6 +133,10 @@ void bring_out(const std::string& text) {
 Status configure_from_environment() {
   if (Status status = read_level(); !status.ok()) return status;
   return open_for(std::nullopt);
+}
+
+Status check_level(std::string_view text) {
+  return parse_level(text).status();
 }
 
 Status open_file(Rank rank) {

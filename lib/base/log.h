@@ -24,6 +24,8 @@ enum class Level { kError = 0, kWarn = 1, kInfo = 2, kTrace = 3 };
 /// Reads the variables; CONFIGURATION if one is set to anything else. A file whose name depends on the rank is opened by
 /// open_file, the others here. Called once per context; the last caller wins.
 Status configure_from_environment();
+/// Whether CARDEA_DEBUG may have this value; changes nothing. CONFIGURATION.
+Status check_level(std::string_view text);
 /// The rank is known: opens CARDEA_DEBUG_FILE, if it is set and its name depends on it. CONFIGURATION with the reason.
 Status open_file(Rank rank);
 /// Whether the versions are to be told: by VERSION, INFO and TRACE.

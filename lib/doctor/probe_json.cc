@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "lib/doctor/probe.h"
+
+namespace cardea::doctor {
+namespace {
+
+Severity severity_of(const std::string& name) {
+  return name == "error" ? Severity::kError : name == "warning" ? Severity::kWarning : Severity::kNote;
+}
+
+}  // namespace
+
+std::string to_json(const Member& member) {
+  nlohmann::ordered_json all = {{"rank", member.rank},
+                                {"host", member.host},
+                                {"node_id", member.node_id},
+                                {"node", member.node},
+                                {"wall_ns", member.wall_ns},
+                                {"peers", nlohmann::json::array()},
+                                {"findings", nlohmann::json::array()}};
+  for (const Peer& peer : member.peers) {
+    all["peers"].push_back({{"rank", peer.rank},
+                            {"host", peer.host},
+                            {"node", peer.node},
+                            {"path", peer.path},
+                            {"way", peer.way},
+                            {"seconds", peer.seconds},
+                            {"bytes_per_second", peer.bytes_per_second},
+                            {"error", peer.error}});
+  }
+  for (const Finding& finding : member.findings) {
+    all["findings"].push_back({{"severity", to_string(finding.severity)},
+                               {"kind", finding.kind},
+                               {"what", finding.what},
+                               {"advice", finding.advice}});
+  }
+  return all.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+Result<Member> member_from_json(const std::string& text) {
+  const nlohmann::json all = nlohmann::json::parse(text, nullptr, false);
+  if (!all.is_object()) return Status::error(CARDEA_ERR_CONFIGURATION, "no report of a rank");
+  try {
+    Member member;
+    member.rank = all.at("rank").get<Rank>();
+    member.host = all.at("host").get<std::string>();
+    member.node_id = all.at("node_id").get<std::string>();
+    member.node = all.at("node").get<unsigned>();
+    member.wall_ns = all.at("wall_ns").get<std::int64_t>();
+    for (const auto& one : all.at("peers")) {
+      Peer peer;
+      peer.rank = one.at("rank").get<Rank>();
+      peer.host = one.at("host").get<std::string>();
+      peer.node = one.at("node").get<unsigned>();
+      peer.path = one.at("path").get<std::string>();
+      peer.way = one.at("way").get<std::string>();
+      peer.seconds = one.at("seconds").get<double>();
+      peer.bytes_per_second = one.at("bytes_per_second").get<double>();
+      peer.error = one.at("error").get<std::string>();
+      member.peers.push_back(std::move(peer));
+    }
+    for (const auto& one : all.at("findings")) {
+      member.findings.push_back({severity_of(one.at("severity").get<std::string>()), one.at("kind").get<std::string>(),
+                                 one.at("what").get<std::string>(), one.at("advice").get<std::string>()});
+    }
+    return member;
+  } catch (const nlohmann::json::exception& error) {
+    return Status::error(CARDEA_ERR_CONFIGURATION, "no report of a rank: {}", error.what());
+  }
+}
+
+std::vector<Rank> peers_of(Rank self, const std::vector<unsigned>& node_of) {
+  std::vector<Rank> near;
+  std::map<unsigned, std::vector<Rank>> far;
+  std::size_t place = 0;  // of this rank within its node
+  for (Rank rank = 0; rank < node_of.size(); ++rank) {
+    if (node_of[rank] != node_of[self]) {
+      far[node_of[rank]].push_back(rank);
+    } else if (rank != self) {
+      near.push_back(rank);
+      if (rank < self) ++place;
+    }
+  }
+  std::vector<Rank> chosen;
+  for (const auto& [node, ranks] : far) chosen.push_back(ranks[place % ranks.size()]);
+  // Both kinds of way have to be seen.
+  const std::size_t most_far =
+      near.empty() ? kMostPeers : std::max(kMostPeers / 2, kMostPeers - std::min(kMostPeers, near.size()));
+  if (chosen.size() > most_far) chosen.resize(most_far);
+  for (const Rank rank : near) {
+    if (chosen.size() < kMostPeers) chosen.push_back(rank);
+  }
+  std::sort(chosen.begin(), chosen.end());
+  return chosen;
+}
+
+std::string devices_of(const std::string& ucx_log) {
+  std::set<std::string> devices;
+  for (std::size_t at = ucx_log.find("ep_cfg["); at != std::string::npos; at = ucx_log.find("ep_cfg[", at + 1)) {
+    const std::size_t end = std::min(ucx_log.find('\n', at), ucx_log.size());
+    std::string line = ucx_log.substr(at, end - at);
+    for (std::size_t open = line.find('('); open != std::string::npos; open = line.find('(', open + 1)) {
+      const std::size_t close = line.find(')', open);
+      if (close == std::string::npos) break;
+      const std::string inside = line.substr(open + 1, close - open - 1);
+      for (std::size_t word = 0; word < inside.size();) {
+        const std::size_t space = std::min(inside.find(' ', word), inside.size());
+        const std::string device = inside.substr(word, space - word);
+        if (device.find('/') != std::string::npos && !device.starts_with("self/")) devices.insert(device);
+        word = space + 1;
+      }
+    }
+  }
+  std::string all;
+  for (const std::string& device : devices) all += (all.empty() ? "" : " ") + device;
+  return all;
+}
+
+Findings judge(const std::vector<Member>& members) {
+  Findings found;
+  const Member* earliest = nullptr;
+  const Member* latest = nullptr;
+  for (const Member& member : members) {
+    for (const Peer& peer : member.peers) {
+      if (peer.error.empty()) continue;
+      found.push_back(
+          {Severity::kError, "job.peer",
+           fmt::format("rank {} ({}) got nothing from rank {} ({}): {}", member.rank, member.host, peer.rank, peer.host,
+                       peer.error),
+           "see what the error says; between hosts check UCX_NET_DEVICES, routes and firewalls for UCX's ports"});
+    }
+    if (earliest == nullptr || member.wall_ns < earliest->wall_ns) earliest = &member;
+    if (latest == nullptr || member.wall_ns > latest->wall_ns) latest = &member;
+  }
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  if (earliest != nullptr && latest->wall_ns - earliest->wall_ns > kSecond && latest->host != earliest->host) {
+    found.push_back(
+        {Severity::kWarning, "job.clocks",
+         fmt::format(
+             "the clocks of {} and {} differ by {:.1f} s: their ranks are shifted against each other in traces and logs",
+             earliest->host, latest->host, static_cast<double>(latest->wall_ns - earliest->wall_ns) / kSecond),
+         "run chrony or another NTP client on all hosts"});
+  }
+  for (std::size_t i = 0; i < members.size(); ++i) {
+    for (std::size_t k = i + 1; k < members.size(); ++k) {
+      const Member& a = members[i];
+      const Member& b = members[k];
+      if (a.host != b.host || a.node == b.node || !a.node_id.empty() || !b.node_id.empty()) continue;
+      found.push_back(
+          {Severity::kWarning, "job.nodes",
+           fmt::format("ranks {} and {} both run on {} and share no memory: between them everything goes over the network",
+                       a.rank, b.rank, a.host),
+           "run them in one container, or as one user in one network namespace; two machines of one name need other names"});
+      return found;  // one pair shows it
+    }
+  }
+  return found;
+}
+
+}  // namespace cardea::doctor

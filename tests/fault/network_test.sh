@@ -1,29 +1,19 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# network_test.sh CASE CLUSTER PEER: three emulated hosts, a rank on each, whose network misbehaves while they fetch. A fetch
+# network_test.sh CASE CLUSTER PEER DELAY_LINK: three emulated hosts, a rank on each, whose network misbehaves while they fetch. A fetch
 # completes with the right bytes, or fails naming peer and path; who is cut off is expelled. Each case proves by the kernel's
 # own counters or states that its fault happened. 77: skipped.
 set -euo pipefail
-case=$1 cluster=$2 peer=$3
+case=$1 cluster=$2 peer=$3 delay_link=$4
 
-skip() { echo "skipped: $1"; exit 77; }
-[[ $EUID -eq 0 ]] || skip "network namespaces need root"
-command -v ip >/dev/null && command -v tc >/dev/null || skip "no ip or tc here (package iproute2)"
-probe=cardea-$$-probe
-ip netns add "$probe" 2>/dev/null || skip "this system lets nobody make network namespaces"
-possible=1
-{
-  ip -n "$probe" link add bridge type bridge && ip -n "$probe" link add one type veth peer name other &&
-    tc -n "$probe" qdisc add dev one root tbf latency 20ms rate 1mbit burst 131072 && unshare --uts true
-} 2>/dev/null || possible=''
-netem=''
-! tc -n "$probe" qdisc add dev other root netem delay 1ms 2>/dev/null || netem=1
-ip netns delete "$probe"
-[[ $possible ]] || skip "no bridges, veth pairs, tbf or UTS namespaces here"
+# shellcheck source=../support/emulated_cluster.sh
+source "$(dirname "$0")/../support/emulated_cluster.sh"
+need_cluster
 
 work=$(mktemp -d)
-pid=''
+pid='' forwarder=''
 finish() {
+  [[ -z $forwarder ]] || kill -TERM "$forwarder" 2>/dev/null || true
   [[ -z $pid ]] || kill -TERM "$pid" 2>/dev/null || true
   [[ -z $pid ]] || wait "$pid" 2>/dev/null || true
   rm -rf "$work"
@@ -68,6 +58,36 @@ shape() {
   tc -n "cardea-$pid-switch" qdisc replace dev "port$1" root tbf rate "$2" burst "$3" limit "$4"
 }
 dropped() { tc -s -n "$1" qdisc show dev "$2" | sed -nE 's/.*dropped ([0-9]+).*/\1/p' | head -1; }
+# round_trip HOST HOST: milliseconds, the least of five
+round_trip() { ip netns exec "cardea-$pid-$1" "$delay_link" --rtt "10.77.0.$(($2 + 1))" 9; }
+# delay_links MS JITTER LOSS: puts a program between each host's port and the bridge.
+delay_links() {
+  local switch=cardea-$pid-switch host names=()
+  for host in 0 1 2; do names+=("near$host" "far$host"); done
+  ip netns exec "$switch" "$delay_link" --delay-ms "$1" --jitter-ms "$2" --loss "$3" "${names[@]}" \
+    >"$work/links" 2>"$work/links.errors" &
+  forwarder=$!
+  disown "$forwarder"  # the cluster's end takes it along
+  until grep -q ready "$work/links"; do
+    kill -0 "$forwarder" 2>/dev/null || skip "no netem, and no TAP devices either: $(cat "$work/links.errors")"
+    sleep 0.05
+  done
+  for host in 0 1 2; do
+    ip -n "$switch" link add "slow$host" type bridge mcast_snooping 0
+    ip -n "$switch" link set "far$host" master bridge up
+    ip -n "$switch" link set "near$host" master "slow$host" up
+    ip -n "$switch" link set "port$host" master "slow$host"
+    ip -n "$switch" link set "slow$host" up
+  done
+}
+# lost_on_links: how many packets the program has dropped by chance so far
+lost_on_links() {
+  local before
+  before=$(grep -c . "$work/links")
+  kill -USR1 "$forwarder"
+  until (($(grep -c . "$work/links") > before)); do sleep 0.05; done
+  sed -nE 's/.* ([0-9]+) lost by chance.*/\1/p' "$work/links" | tail -1
+}
 cut_off() { ip -n "cardea-$pid-switch" link set "port$1" down; }
 heal() { ip -n "cardea-$pid-switch" link set "port$1" up; }
 is_cut() { ip -n "cardea-$pid-switch" link show "port$1" | grep -q 'state DOWN'; }
@@ -92,11 +112,22 @@ case $case in
     echo "$lost packets dropped"
     nobody_was_lost
     ;;
-  delay)  # and loss as netem makes it
-    [[ $netem ]] || skip "this kernel has no netem"
-    start 8 1048576
-    for host in 0 1 2; do tc -n "cardea-$pid-$host" qdisc replace dev eth0 root netem delay 40ms 10ms loss 1%; done
+  delay)  # 40 ms each way, give or take 10, and 1% of the packets lost: by netem, or by a program in each host's link
+    start 12 1048576
+    quick=$(round_trip 0 2)
+    if [[ $netem ]]; then
+      for host in 0 1 2; do tc -n "cardea-$pid-$host" qdisc replace dev eth0 root netem delay 40ms 10ms loss 1%; done
+    else
+      delay_links 20 5 0.005  # a packet passes two links
+    fi
+    slow=$(round_trip 0 2)
+    awk -v slow="$slow" 'BEGIN {exit slow >= 55 ? 0 : 1}' || fail "a round trip takes $slow ms, so nothing would be proven"
+    sleep 4
+    lost=''
+    [[ $netem ]] || lost=$(lost_on_links)
     ends
+    [[ $netem ]] || ((lost > 5)) || fail "only '$lost' packets were lost"
+    echo "round trips of $slow ms instead of $quick${lost:+, $lost packets lost}"
     nobody_was_lost
     ;;
   slow_peer)  # a link of 8 Mbit/s: an expert takes a quarter of a second, and signs of life stand in the queue behind it

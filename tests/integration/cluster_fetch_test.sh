@@ -4,8 +4,10 @@
 # the exit status; not how fast this machine is. 77: skipped.
 set -euo pipefail
 script=$1 program=$2 simulate=$3
-[[ $EUID -eq 0 ]] || { echo "skipped: network namespaces need root"; exit 77; }
-command -v iperf3 >/dev/null || { echo "skipped: no iperf3 here (package iperf3)"; exit 77; }
+# shellcheck source=../support/emulated_cluster.sh
+source "$(dirname "$0")/../support/emulated_cluster.sh"
+need_cluster
+command -v iperf3 >/dev/null || skip "no iperf3 here (package iperf3)"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 fail() {
@@ -19,11 +21,6 @@ measure() {
   "$script" --program "$program" --hosts 2 --experts 8 --expert-bytes 1048576 --repeat 1 --json "$work/json" "${@:2}" >"$work/output" 2>&1 || status=$?
   ((status == $1)) || fail "status $status instead of $1 from: ${*:2}"
 }
-ip netns add "cardea-$$-probe" 2>/dev/null || { echo "skipped: this system lets nobody make network namespaces"; exit 77; }
-possible=1
-ip netns exec "cardea-$$-probe" true 2>/dev/null || possible=  # as in a root directory that is no mount of its own
-ip netns delete "cardea-$$-probe"
-[[ $possible ]] || { echo "skipped: programs cannot be run in network namespaces here"; exit 77; }
 
 measure 0 --ranks '1 2' --bytes-target 5 --goodput-target 0.0001
 for count in 1 2; do

@@ -4,17 +4,9 @@
 set -euo pipefail
 case=$1 cluster=$2 peer=$3
 
-[[ $EUID -eq 0 ]] || { echo "skipped: network namespaces need root"; exit 77; }
-command -v ip >/dev/null && command -v tc >/dev/null || { echo "skipped: no ip or tc here (package iproute2)"; exit 77; }
-probe=cardea-$$-probe
-ip netns add "$probe" 2>/dev/null || { echo "skipped: this system lets nobody make network namespaces"; exit 77; }
-possible=1
-{
-  ip -n "$probe" link add bridge type bridge && ip -n "$probe" link add one type veth peer name other &&
-    tc -n "$probe" qdisc add dev one root tbf latency 20ms rate 1mbit burst 131072 && unshare --uts true
-} 2>/dev/null || possible=''
-ip netns delete "$probe"
-[[ $possible ]] || { echo "skipped: no bridges, veth pairs, tbf or UTS namespaces here"; exit 77; }
+# shellcheck source=../support/emulated_cluster.sh
+source "$(dirname "$0")/../support/emulated_cluster.sh"
+need_cluster
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

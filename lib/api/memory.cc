@@ -53,6 +53,12 @@ cardea_status_t make_memory(cardea_context_t context, uint64_t bytes, const card
       prepare();
     }
     const auto held = in.lock();
+    if (!in.aborted().ok()) {  // while the memory was made
+      if (region.ok() && number_of(kind) == CARDEA_MEMORY_CUDA) {
+        [[maybe_unused]] const Status freed = in.runtime().free_region(*region);  // nobody uses it
+      }
+      return in.aborted();
+    }
     if (number_of(kind) == CARDEA_MEMORY_HOST) region = on_host(in);
     if (!region.ok()) return region.status();
     memory->id = make_handle(in.number(), Kind::kMemory, in.memories.add({*region}));
@@ -161,6 +167,7 @@ cardea_status_t cardea_slab_create(cardea_context_t context, const cardea_slab_d
       memory.landing = std::move(*landing);
     }
     const auto held = in.lock();
+    if (!in.aborted().ok()) return in.aborted();  // while the memory was made
     Result<std::shared_ptr<engine::SlabRecord>> made =
         in.runtime().create_slab(std::move(*layout), given->num_slots, given->first_slot, places, std::move(memory));
     if (!made.ok()) return made.status();

@@ -181,6 +181,38 @@ TEST(FetchEnd, AbortEndsWaitingCallsAndRefusesLaterOnes) {
   });
 }
 
+/// How many mappings of Cardea's shared memory this process has.
+int shared_mappings() {
+  std::ifstream maps("/proc/self/maps");
+  int count = 0;
+  for (std::string line; std::getline(maps, line);) count += line.find("/memfd:cardea ") != std::string::npos ? 1 : 0;
+  return count;
+}
+
+TEST(FetchEnd, MemoryThatIsBeingMadeWhenTheContextIsAbortedIsNotGiven) {
+  run_ranks(1, [](unsigned) {
+    constexpr std::uint64_t kBytes = std::uint64_t{256} << 20;  // takes long enough to be interrupted
+    bool seen = false;
+    for (int attempt = 0; attempt < 20 && !seen; ++attempt) {
+      Alone alone;
+      const int before = shared_mappings();
+      std::atomic<bool> over{false};
+      cardea_status_t status = CARDEA_OK;
+      std::thread maker([&] {
+        cardea_memory_t memory{};
+        status = cardea_memory_alloc(alone.job.context, kBytes, CARDEA_MEMORY_HOST, &memory);
+        over = true;
+      });
+      EXPECT_TRUE(comes_true([&] { return over || shared_mappings() > before; }));
+      const bool in_the_midst = !over;
+      CARDEA_MUST(cardea_context_abort(alone.job.context));
+      maker.join();
+      if (in_the_midst && status == CARDEA_ERR_CANCELED) seen = true;
+    }
+    EXPECT_TRUE(seen) << "every call answered as if nothing had been aborted meanwhile";
+  });
+}
+
 TEST(FetchEnd, DestroyEndsBlockedThreadsAndOpenTransfersInTime) {
   reader_and_source(kLarge, [](Job& job, Layer& layer, pid_t source) {
     Stopped stopped(source);

@@ -8,8 +8,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <string_view>
 
 #include "cardea/cardea.h"
 
@@ -37,8 +39,16 @@ std::string host_name() {
   return gethostname(name, sizeof name - 1) == 0 ? name : "?";
 }
 
+constexpr std::string_view kLogPrefix = "cardea-doctor-ucx-";
+
+bool is_own_log(const std::string& path) {
+  return std::filesystem::path(path).filename().string().starts_with(kLogPrefix);
+}
+
+/// The file that log_ucx has made; empty if it has not.
 std::string log_path() {
-  return fmt::format("/tmp/cardea-doctor-{}.ucx", getpid());
+  const char* const path = std::getenv("UCX_LOG_FILE");
+  return path != nullptr && is_own_log(path) ? path : "";
 }
 
 /// What member() measures with: one layer, whose memory is its own.
@@ -148,7 +158,7 @@ class Prober {
   }
   ~Prober() {
     if (context_.id != 0) cardea_context_destroy(context_);
-    unlink(log_path().c_str());
+    if (const std::string log = log_path(); !log.empty()) unlink(log.c_str());
   }
 
   Probe run() {
@@ -300,15 +310,20 @@ class Prober {
 
 void log_ucx(char** argv) {
   if (std::getenv("UCX_LOG_LEVEL") != nullptr || std::getenv("UCX_LOG_FILE") != nullptr) return;
+  std::error_code error;
+  std::string path = (std::filesystem::temp_directory_path(error) / kLogPrefix).string() + "XXXXXX";
+  const int file = error ? -1 : mkstemp(path.data());
+  if (file < 0) return;
+  close(file);
   setenv("UCX_LOG_LEVEL", "info", 1);
-  setenv("UCX_LOG_FILE", log_path().c_str(), 1);
+  setenv("UCX_LOG_FILE", path.c_str(), 1);
   execv("/proc/self/exe", argv);
+  unlink(path.c_str());
 }
 
 bool set_by_log_ucx(const std::string& name, const std::string& value) {
-  const char* const file = std::getenv("UCX_LOG_FILE");
-  if (file == nullptr || log_path() != file) return false;
-  return (name == "UCX_LOG_FILE" && value == file) || (name == "UCX_LOG_LEVEL" && value == "info");
+  if (log_path().empty()) return false;
+  return (name == "UCX_LOG_FILE" && is_own_log(value)) || (name == "UCX_LOG_LEVEL" && value == "info");
 }
 
 Probe member(const Findings& own, Nanoseconds patience) {

@@ -233,7 +233,7 @@ TEST_F(Checks, AVariableThatNothingReadsSuggestsTheOneThatWasMeant) {
   set("CARDEA_SOMETHING_ELSE_ALTOGETHER", "1");
   EXPECT_THAT(only("environment.unknown-variable").advice, HasSubstr("--variables"));
   system_.variables.erase("CARDEA_SOMETHING_ELSE_ALTOGETHER");
-  set("CARDEA_TOPO_MEASURED", "/tmp/figures");
+  set("CARDEA_TOPO_MEASURED", "figures.json");
   set("CARDEA_CHUNK_BYTES", "65536");
   EXPECT_THAT(run(), IsEmpty());
 }

@@ -8,7 +8,7 @@ command -v python3 >/dev/null || { echo "skipped: no python3 here"; exit 77; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for name in $(compgen -v CARDEA_) $(compgen -v UCX_); do unset "$name"; done
-export HOME=$work
+export HOME=$work TMPDIR=$work
 failures=0
 fail() {
   echo "FAILED: $1"
@@ -49,7 +49,7 @@ doctor '0 1' "$bin/cardea" run -n 4 --nodes 2 -- "$bin/cardea" doctor
 has "the launcher's job: 4 ranks"
 [[ $(grep -c '^library' "$work/out") == 1 ]] || fail "one rank tells, not several"
 [[ $(grep -cE '^ +[0-3] +[0-3] +[0-9]+  .* network ' "$work/out") == 4 ]] || fail "not four paths over the network"
-! ls /tmp/cardea-doctor-*.ucx >/dev/null 2>&1 || fail "UCX's logs are left behind"
+! ls "$work"/cardea-doctor-* >/dev/null 2>&1 || fail "UCX's logs are left behind"
 
 # A rank that never comes: told in time, by those that came.
 doctor '1' env CARDEA_WORLD_SIZE=2 CARDEA_RANK=0 CARDEA_ROOT=127.0.0.1:0 CARDEA_JOB=x "$bin/cardea-doctor" --timeout 8 --json

@@ -72,7 +72,8 @@ Result<Probe> probe_from_line(const std::string& line) {
   if (!all.is_object()) return Status::error(CARDEA_ERR_CONFIGURATION, "no report of a job");
   try {
     Probe probe;
-    probe.ranks = all.at("ranks").get<std::uint32_t>();
+    if (!all.at("ranks").is_number_unsigned()) return Status::error(CARDEA_ERR_CONFIGURATION, "no report of a job");
+    probe.ranks = static_cast<std::uint32_t>(std::min<std::uint64_t>(all.at("ranks").get<std::uint64_t>(), UINT32_MAX));
     probe.self = 0;
     for (const auto& text : all.at("members")) {
       Result<Member> member = member_from_json(text.get<std::string>());

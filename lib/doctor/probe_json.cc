@@ -2,9 +2,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <stdexcept>
+#include <type_traits>
 
 #include "lib/doctor/probe.h"
 
@@ -13,6 +16,17 @@ namespace {
 
 Severity severity_of(const std::string& name) {
   return name == "error" ? Severity::kError : name == "warning" ? Severity::kWarning : Severity::kNote;
+}
+
+/// Numbers that are none of their type would be turned into others.
+template <typename Number>
+Number whole(const nlohmann::json& value) {
+  const bool fits =
+      std::is_signed_v<Number>
+          ? value.is_number_integer() && !(value.is_number_unsigned() && value.get<std::uint64_t>() > INT64_MAX)
+          : value.is_number_unsigned() && value.get<std::uint64_t>() <= std::numeric_limits<Number>::max();
+  if (!fits) throw std::out_of_range("a number is out of its range");
+  return value.get<Number>();
 }
 
 }  // namespace
@@ -49,16 +63,16 @@ Result<Member> member_from_json(const std::string& text) {
   if (!all.is_object()) return Status::error(CARDEA_ERR_CONFIGURATION, "no report of a rank");
   try {
     Member member;
-    member.rank = all.at("rank").get<Rank>();
+    member.rank = whole<Rank>(all.at("rank"));
     member.host = all.at("host").get<std::string>();
     member.node_id = all.at("node_id").get<std::string>();
-    member.node = all.at("node").get<unsigned>();
-    member.wall_ns = all.at("wall_ns").get<std::int64_t>();
+    member.node = whole<unsigned>(all.at("node"));
+    member.wall_ns = whole<std::int64_t>(all.at("wall_ns"));
     for (const auto& one : all.at("peers")) {
       Peer peer;
-      peer.rank = one.at("rank").get<Rank>();
+      peer.rank = whole<Rank>(one.at("rank"));
       peer.host = one.at("host").get<std::string>();
-      peer.node = one.at("node").get<unsigned>();
+      peer.node = whole<unsigned>(one.at("node"));
       peer.path = one.at("path").get<std::string>();
       peer.way = one.at("way").get<std::string>();
       peer.seconds = one.at("seconds").get<double>();
@@ -71,7 +85,7 @@ Result<Member> member_from_json(const std::string& text) {
                                  one.at("what").get<std::string>(), one.at("advice").get<std::string>()});
     }
     return member;
-  } catch (const nlohmann::json::exception& error) {
+  } catch (const std::exception& error) {
     return Status::error(CARDEA_ERR_CONFIGURATION, "no report of a rank: {}", error.what());
   }
 }
@@ -139,13 +153,15 @@ Findings judge(const std::vector<Member>& members) {
     if (earliest == nullptr || member.wall_ns < earliest->wall_ns) earliest = &member;
     if (latest == nullptr || member.wall_ns > latest->wall_ns) latest = &member;
   }
-  constexpr std::int64_t kSecond = 1'000'000'000;
-  if (earliest != nullptr && latest->wall_ns - earliest->wall_ns > kSecond && latest->host != earliest->host) {
+  constexpr double kSecond = 1e9;
+  const double apart =
+      earliest == nullptr ? 0 : static_cast<double>(latest->wall_ns) - static_cast<double>(earliest->wall_ns);
+  if (earliest != nullptr && apart > kSecond && latest->host != earliest->host) {
     found.push_back(
         {Severity::kWarning, "job.clocks",
          fmt::format(
              "the clocks of {} and {} differ by {:.1f} s: their ranks are shifted against each other in traces and logs",
-             earliest->host, latest->host, static_cast<double>(latest->wall_ns - earliest->wall_ns) / kSecond),
+             earliest->host, latest->host, apart / kSecond),
          "run chrony or another NTP client on all hosts"});
   }
   for (std::size_t i = 0; i < members.size(); ++i) {

@@ -105,7 +105,9 @@ TEST(MemberJson, ComesBackAsItWent) {
   ASSERT_TRUE(back.ok()) << back.status().message();
   EXPECT_EQ(to_json(*back), to_json(member));
   EXPECT_EQ(back->findings, member.findings);
-  for (const char* const wrong : {"", "[]", "{}", "{\"rank\": \"x\"}", "\xff"}) EXPECT_FALSE(member_from_json(wrong).ok());
+  for (const char* const wrong :
+       {"", "[]", "{}", "{\"rank\": \"x\"}", "\xff", "{\"rank\": -1}", "{\"rank\": 1e300}", "{\"rank\": 4294967296}"})
+    EXPECT_FALSE(member_from_json(wrong).ok());
 
   Probe probe;
   probe.ranks = 2;

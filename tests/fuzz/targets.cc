@@ -17,7 +17,7 @@ std::span<const Target> targets() {
       unique_id(),         environment(),      secret_file(),
       settings(),          launcher(),         topology_file(),
       topology_measured(), topology_words(),   event_log(),
-      routing(),
+      routing(),           doctor_report(),
   };
   return kAll;
 }

@@ -31,5 +31,6 @@ Target topology_measured();
 Target topology_words();
 Target event_log();
 Target routing();
+Target doctor_report();
 
 }  // namespace cardea::fuzz

@@ -51,7 +51,7 @@ void Core::set_sources(LayerNumber number, std::vector<ExpertSources> experts) {
   of.experts = std::move(experts);
 
   // Experts that come over the network start first, since they take longest; those already here are ready at once in any
-  // case. Within each, sources go round from the one after this rank.
+  // case. Within each, sources go round from the one after this rank, nodes before ranks.
   using Place = std::tuple<int, std::pair<std::uint32_t, std::uint32_t>>;
   const auto place_of = [&](const ExpertSources& expert) {
     const SourceOption& source = expert.options.front();
@@ -60,8 +60,20 @@ void Core::set_sources(LayerNumber number, std::vector<ExpertSources> experts) {
   };
   std::map<Place, std::uint32_t> places;
   for (const ExpertSources& expert : of.experts) places.emplace(place_of(expert), 0);
-  std::uint32_t next = 0;
-  for (auto& [place, number_of_it] : places) number_of_it = next++;
+  of.turns.clear();
+  for (auto at = places.begin(); at != places.end(); ++at) {
+    const auto& [path, stagger] = at->first;
+    Layer::Turn turn;
+    if (at != places.begin()) {
+      const auto& [path_before, stagger_before] = std::prev(at)->first;
+      const Layer::Turn& before = of.turns.back();
+      turn.path = before.path + (path == path_before ? 0 : 1);
+      turn.node = path != path_before ? 0 : before.node + (stagger.first == stagger_before.first ? 0 : 1);
+    }
+    at->second = static_cast<std::uint32_t>(of.turns.size());
+    of.turns.push_back(turn);
+  }
+  of.nodes_in_turn = std::any_of(of.turns.begin(), of.turns.end(), [](const Layer::Turn& turn) { return turn.node != 0; });
   of.places.clear();
   for (const ExpertSources& expert : of.experts) of.places.push_back(places.at(place_of(expert)));
 }
@@ -205,14 +217,31 @@ Status Core::check(const FetchSpec& spec, const Layer& of) {
 }
 
 void Core::add_wants(Fetch& fetch, const Layer& of) {
-  // By the place of each in the layer's order, and as they were asked for where that is equal.
+  // By the place of each in the layer's order, and as they were asked for where that is equal; then nodes in turn.
   const std::vector<ExpertIndex>& experts = fetch.spec.experts;
   order_.clear();
   for (std::size_t i = 0; i < experts.size(); ++i) order_.push_back(std::uint64_t{of.places[experts[i]]} << 32 | i);
   std::sort(order_.begin(), order_.end());
+  if (of.nodes_in_turn) take_turns(of);
   fetch.wants.resize(experts.size());
   for (std::size_t i = 0; i < experts.size(); ++i) fetch.wants[i].expert = experts[order_[i] & UINT32_MAX];
   fetch.in_state[static_cast<std::size_t>(Want::State::kNew)] = static_cast<std::uint32_t>(fetch.wants.size());
+}
+
+void Core::take_turns(const Layer& of) {
+  // Whoever reads one node after another meets the others at the same node as soon as they are out of step; then that node's
+  // uplink is shared, another's idles, and they are further out of step. So all nodes are read from at once, each at the
+  // same part of what it has to give, and all of it ends together.
+  const auto turn_of = [&](std::size_t i) { return of.turns[order_[i] >> 32]; };
+  due_.clear();
+  for (std::size_t first = 0, end = 0; first < order_.size(); first = end) {
+    const Layer::Turn turn = turn_of(first);
+    while (end < order_.size() && turn_of(end) == turn) ++end;
+    for (std::size_t i = first; i < end; ++i)
+      due_.push_back({{turn.path, ((i - first) << 32) / (end - first), turn.node}, order_[i]});
+  }
+  std::sort(due_.begin(), due_.end());
+  for (std::size_t i = 0; i < due_.size(); ++i) order_[i] = due_[i].second;
 }
 
 Result<FetchNumber> Core::fetch(const FetchSpec& spec, Clock::time_point now) {

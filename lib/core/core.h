@@ -28,6 +28,7 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <tuple>
 #include <unordered_map>
 #include <vector>
 
@@ -275,6 +276,7 @@ class Core {
   bool reachable(const Layer& layer, ExpertIndex expert, Rank source) const;
   Status check(const FetchSpec& spec, const Layer& layer);
   void add_wants(Fetch& fetch, const Layer& layer);
+  void take_turns(const Layer& layer);
   void advance(Fetch& fetch, std::size_t want, Clock::time_point now);
   static telemetry::Outcome outcome_of(const Fetch& of, const Want& want);
   void aim(Want& want, const SourceOption& source, const FetchSpec& spec) const;
@@ -325,6 +327,7 @@ class Core {
   void take_off(Transfer& transfer);
   void take_off(Transfer& transfer, LaneNumber lane);
   void pump_rails(const Transfer& transfer, Clock::time_point now);
+  void count_waste(const Transfer& transfer);
   void vacate(Transfer& transfer, Clock::time_point now);
 
   // split.cc: parts of experts that ranks of a node copy out of the node cache and pull from one another
@@ -392,6 +395,7 @@ class Core {
   std::vector<std::uint64_t> checked_;  // by expert: the last check() that has seen it
   std::uint64_t checks_ = 0;
   std::vector<std::uint64_t> order_;
+  std::vector<std::pair<std::tuple<std::uint32_t, std::uint64_t, std::uint32_t>, std::uint64_t>> due_;
   std::uint32_t next_layer_ = 1;
   std::uint32_t next_slab_ = 1;
   FetchNumber next_fetch_ = 1;

@@ -79,7 +79,13 @@ struct Core::Layer {
   LayerKey key;
   Versions versions;
   std::vector<ExpertSources> experts;  // empty until all members have told
-  std::vector<std::uint32_t> places;   // of each expert, in the order in which a fetch takes them
+  std::vector<std::uint32_t> places;   // of each expert: that of its source, in the order that goes round from this rank
+  struct Turn {
+    std::uint32_t path = 0, node = 0;  // counted from 0 in the same order, nodes anew for each path
+    friend bool operator==(const Turn&, const Turn&) = default;
+  };
+  std::vector<Turn> turns;                                                          // by place
+  bool nodes_in_turn = false;                                                       // there are several nodes to take from
   std::map<std::pair<SegmentMask, std::uint64_t>, std::vector<ChunkRange>> ranges;  // by segments and size of chunks
   std::set<Rank> left;                                                              // ended their part in it
   std::vector<WantRef> parked;

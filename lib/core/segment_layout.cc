@@ -54,6 +54,12 @@ Result<SegmentLayout> SegmentLayout::make(std::vector<Segment> segments) {
   return layout;
 }
 
+std::uint64_t SegmentLayout::payload_bytes(const ChunkRange& range) const {
+  std::uint64_t payload = 0;
+  for_each_piece(range.offset, range.bytes, [&](std::size_t, std::uint64_t, std::uint64_t bytes) { payload += bytes; });
+  return payload;
+}
+
 std::uint64_t SegmentLayout::payload_bytes(SegmentMask mask) const {
   std::uint64_t sum = 0;
   for (std::size_t i = 0; i < count(); ++i) {

@@ -49,6 +49,7 @@ class SegmentLayout {
   std::uint64_t packed_bytes() const { return packed_bytes_; }
   /// Without padding.
   std::uint64_t payload_bytes(SegmentMask mask) const;
+  std::uint64_t payload_bytes(const ChunkRange& range) const;
 
   /// Cuts the segments of `mask` into ranges of at most `chunk_bytes`, in packed order. Neighbouring segments share ranges.
   std::vector<ChunkRange> chunks(SegmentMask mask, std::uint64_t chunk_bytes) const;

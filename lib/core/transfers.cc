@@ -165,11 +165,19 @@ bool Core::make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time
 
 void Core::drop_spare(Slab& slab, SlotIndex slot, Clock::time_point now) {
   Transfer& spare = transfers_.at(slab.transfer_in[slot]);
-  if (!spare.read) counters_.prefetch_bytes_wasted += spare.bytes_done;
+  if (!spare.read) count_waste(spare);
   slab.index.erase({spare.layer, spare.expert, spare.version});
   slab.slots.reuse(slot);
   spare.spare = false;
   vacate(spare, now);
+}
+
+/// What has come of it was prefetched for nothing. Padding between segments does not count: it was never moved.
+void Core::count_waste(const Transfer& transfer) {
+  const SegmentLayout& layout = layer(transfer.layer).layout;
+  for (const Transfer::Chunk& chunk : transfer.chunks) {
+    if (chunk.done) counters_.prefetch_bytes_wasted += layout.payload_bytes(chunk.range);
+  }
 }
 
 /// Nobody here needs the slot any more.
@@ -367,7 +375,7 @@ void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now)
     const Slab::Key key{transfer.layer, transfer.expert, transfer.version};
     if (const TransferNumber* const indexed = slab.index.find(key); indexed != nullptr && *indexed == transfer.number)
       slab.index.erase(key);
-    if (!transfer.read) counters_.prefetch_bytes_wasted += transfer.bytes_done;
+    if (!transfer.read) count_waste(transfer);
   }
   if (transfer.in_flight != 0) ++layer(transfer.layer).draining;
 
@@ -668,7 +676,8 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   } else if (transfer.swaps && swap_chunk_done(transfer, Transfer::chunk_of(token), status)) {
     go_on_swap(transfer, now);  // it may come another way
   } else if (transfer.abandoned) {
-    if (status.ok() && !transfer.read) counters_.prefetch_bytes_wasted += chunk.range.bytes;
+    if (status.ok() && !transfer.read)
+      counters_.prefetch_bytes_wasted += layer(transfer.layer).layout.payload_bytes(chunk.range);
     drained_one(transfer, now);
   } else if (!status.ok()) {
     abandon(transfer, status, now);

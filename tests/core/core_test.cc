@@ -578,7 +578,7 @@ TEST_F(CoreTest, WhatIsLentHoldsUpCollectAndRemoval) {
   EXPECT_EQ(at.core.lend(layer, 1).code(), CARDEA_ERR_STALE);
 }
 
-TEST_F(CoreTest, NetworkComesBeforeCopyAndSourcesGoRoundFromTheNext) {
+TEST_F(CoreTest, NetworkComesBeforeCopyAndNodesGiveInTurnFromTheNext) {
   Driver here({{.chunks = 1}, {.chunks = 1}});
   const LayerNumber of = here.add_layer(
       {0, 0, 1, 1, 2, 2},
@@ -594,8 +594,28 @@ TEST_F(CoreTest, NetworkComesBeforeCopyAndSourcesGoRoundFromTheNext) {
   for (const StartChunk& start : here.log) {
     if (start.lane == 0 && (order.empty() || order.back() != start.source)) order.push_back(start.source);
   }
-  EXPECT_EQ(order, (std::vector<Rank>{2, 3, 4, 5}));
+  EXPECT_EQ(order, (std::vector<Rank>{2, 4, 3, 5})) << "nodes in turn, and within each its ranks round";
   EXPECT_EQ(here.log[0].lane, 0u);
+}
+
+TEST_F(CoreTest, NodesThatHaveMoreToGiveGiveMoreAtATimeSoThatAllEndTogether) {
+  Driver here({{.chunks = 1}, {.chunks = 1}});
+  const auto one = [] { return Driver::by_network(1); };
+  const auto two = [] { return Driver::by_network(2); };
+  const LayerNumber of = here.add_layer({0, 1, 2}, {one(), one(), one(), one(), two(), two(), one(), one()});
+  const SlabNumber into = here.core.add_slab(8);
+  for (Rank rank = 1; rank < 3; ++rank) here.published_by(of, rank, 1);
+  FetchSpec wish = spec({7, 5, 6, 0, 1, 2, 4, 3});
+  wish.layer = of;
+  wish.slab = into;
+  (void)here.fetch(wish);
+  here.complete_all();
+  std::vector<ExpertIndex> order;
+  for (const StartChunk& start : here.log) {
+    if (order.empty() || order.back() != start.expert) order.push_back(start.expert);
+  }
+  EXPECT_EQ(order, (std::vector<ExpertIndex>{7, 5, 6, 0, 1, 4, 2, 3}))
+      << "of node 1 six in the order in which they were asked for, of node 2 one beside each three of them";
 }
 
 }  // namespace

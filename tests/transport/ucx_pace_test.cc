@@ -15,18 +15,30 @@ Pace after(Nanoseconds took, int chunks, std::size_t place = 1, Pace pace = {}) 
 }
 
 TEST(Pace, OneChunkAtATimeUntilSomethingIsKnown) {
-  EXPECT_EQ(Pace().most_streaming(), 1u);
+  EXPECT_EQ(Pace().most_streaming(false), 1u);
   EXPECT_FALSE(Pace().slow());
 }
 
 TEST(Pace, TheQueueIsLimitedInTimeAndInNumber) {
-  EXPECT_EQ(after(microseconds(10), 50).most_streaming(), Pace::kMaxStreaming);
-  EXPECT_EQ(after(milliseconds(1), 50).most_streaming(), 4u);
-  EXPECT_EQ(after(milliseconds(9), 50).most_streaming(), 1u) << "never none";
+  EXPECT_EQ(after(microseconds(10), 50).most_streaming(false), Pace::kMaxStreaming);
+  EXPECT_EQ(after(milliseconds(1), 50).most_streaming(false), 4u);
+  EXPECT_EQ(after(milliseconds(9), 50).most_streaming(false), 1u) << "never none";
+}
+
+TEST(Pace, ByAStreamTwoChunksGoAtLeastAndByRendezvousOnSlowLinksToo) {
+  EXPECT_EQ(Pace().most_streaming(true), 2u);
+  const Pace slow = after(milliseconds(9), 50);
+  EXPECT_EQ(slow.most_streaming(true), 2u);
+  EXPECT_TRUE(slow.rendezvous(true));
+  EXPECT_FALSE(slow.rendezvous(false));
+  const Pace fast = after(microseconds(10), 50);
+  EXPECT_EQ(fast.most_streaming(true), Pace::kMaxStreaming);
+  EXPECT_TRUE(fast.rendezvous(true));
+  EXPECT_TRUE(fast.rendezvous(false));
 }
 
 TEST(Pace, ChunksThatWentTogetherShareTheirTime) {
-  EXPECT_EQ(after(milliseconds(8), 50, 8).most_streaming(), 4u);
+  EXPECT_EQ(after(milliseconds(8), 50, 8).most_streaming(false), 4u);
 }
 
 TEST(Pace, ALinkIsSlowByWhatItsChunksTakeAndNotForOneLateChunk) {

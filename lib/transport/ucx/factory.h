@@ -32,7 +32,7 @@ enum class GetPolicy {
 
 /// How the payload of a chunk travels as an active message.
 enum class StreamProtocol {
-  kByPace,      // eager where chunks leave slowly, else rendezvous (pace.h)
+  kByPace,      // eager where chunks leave slowly with the messages, else rendezvous (pace.h)
   kRendezvous,  // straight into the destination, without a copy through UCX's buffers
   kEager,       // sent at once, copied from UCX's buffers
 };

@@ -8,6 +8,9 @@
 //
 // On a slow link the link is what counts, and a rendezvous leaves it idle while its answer comes back through the other
 // direction's queue: there chunks are sent eagerly, at the price of a copy. On a fast one the processor is what counts.
+//
+// Where chunks have a connection of their own (a stream), nothing of this waits behind them: they go by rendezvous on slow
+// links, too, and two at a time, so that the second one's handshake takes place while the first one is sent.
 // Value type; not thread-safe.
 #pragma once
 
@@ -23,6 +26,7 @@ class Pace {
  public:
   static constexpr Nanoseconds kMostQueueing = std::chrono::milliseconds(4);
   static constexpr std::size_t kMaxStreaming = 8;
+  static constexpr std::size_t kLeastByStream = 2;
   /// A mebibyte at half a gigabyte per second. It becomes fast again at half of that, lest it go to and fro.
   static constexpr Nanoseconds kSlowChunk = std::chrono::milliseconds(2);
 
@@ -34,11 +38,13 @@ class Pace {
     if (chunk_time_ < kSlowChunk / 2) slow_ = false;
   }
   /// Chunks that UCX may have at a time.
-  std::size_t most_streaming() const {
-    if (chunk_time_.count() == 0) return 1;
-    return std::clamp<std::size_t>(static_cast<std::size_t>(kMostQueueing / chunk_time_), 1, kMaxStreaming);
+  std::size_t most_streaming(bool by_stream) const {
+    const std::size_t least = by_stream ? kLeastByStream : 1;
+    if (chunk_time_.count() == 0) return least;
+    return std::clamp<std::size_t>(static_cast<std::size_t>(kMostQueueing / chunk_time_), least, kMaxStreaming);
   }
   bool slow() const { return slow_; }
+  bool rendezvous(bool by_stream) const { return by_stream || !slow_; }
 
  private:
   Nanoseconds chunk_time_{0};  // smoothed; 0: not known yet

@@ -79,7 +79,8 @@ void UcxTransport::sent(Send& send, ucs_status_t status) {
 }
 
 void UcxTransport::answer_next(Peer& peer) {
-  while (peer.streaming < peer.pace.most_streaming() && !peer.unanswered.empty()) {
+  while (peer.streaming < peer.pace.most_streaming(peer.outbound_stream.state == Stream::State::kOpen) &&
+         !peer.unanswered.empty()) {
     const ChunkRequest request = peer.unanswered.front();
     peer.unanswered.pop_front();
     answer(peer, request);
@@ -112,8 +113,9 @@ void UcxTransport::answer(Peer& peer, const ChunkRequest& request) {
   out.place = ++peer.streaming;
   out.posted = Clock::now();
   out.header = encode_header(options_.self, peer.pass_out, ChunkData{request.token});
-  const bool rendezvous =
-      options_.stream == StreamProtocol::kRendezvous || (options_.stream == StreamProtocol::kByPace && !peer.pace.slow());
+  const bool by_stream = peer.outbound_stream.state == Stream::State::kOpen;
+  const bool rendezvous = options_.stream == StreamProtocol::kRendezvous ||
+                          (options_.stream == StreamProtocol::kByPace && peer.pace.rendezvous(by_stream));
   post(peer, std::move(out), rendezvous && request.payload > 0);
 }
 

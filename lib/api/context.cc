@@ -65,6 +65,8 @@ Result<std::unique_ptr<bootstrap::Exchange>> make_exchange(const cardea_config_t
 
 struct Context::Engine {
   boost::asio::io_context io{1};
+  // Has the reactor made here, where what the system refuses becomes a status. In the engine's thread nobody could catch it.
+  boost::asio::steady_timer first{io};
   std::optional<boost::asio::executor_work_guard<boost::asio::io_context::executor_type>> work{io.get_executor()};
   engine::AsioExecutor executor{io};
   std::unique_ptr<transport::Transport> shm, ucx;

@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <cstdlib>
 
 #include "lib/api/context.h"
 
@@ -63,10 +64,19 @@ Result<std::shared_ptr<Context>> Registry::find(ContextNumber number) {
   return found->second;
 }
 
+// OpenSSL, which the meeting points' threads use, takes itself apart at the process's end. What was registered after it had
+// been set up, as by the meeting point's secret, runs before that.
 void Registry::keep(std::unique_ptr<bootstrap::MeetingPoint> meeting_point) {
+  [[maybe_unused]] static const int registered = std::atexit([] { get().drop_all(); });
   drop_finished();
   const std::unique_lock held(mutex_);
   meeting_points_.push_back(std::move(meeting_point));
+}
+
+void Registry::drop_all() {
+  std::vector<std::unique_ptr<bootstrap::MeetingPoint>> over;  // as below
+  const std::unique_lock held(mutex_);
+  over.swap(meeting_points_);
 }
 
 void Registry::drop_finished() {

@@ -35,7 +35,7 @@ class Registry {
   /// INVALID_HANDLE; FORKED if the context is the parent's.
   Result<std::shared_ptr<Context>> find(ContextNumber number);
 
-  /// Keeps a meeting point until its job has formed.
+  /// Keeps a meeting point until its job has formed, or the process ends.
   void keep(std::unique_ptr<bootstrap::MeetingPoint> meeting_point);
   /// Ends the threads of those whose jobs have formed.
   void drop_finished();
@@ -47,6 +47,7 @@ class Registry {
  private:
   explicit Registry(ContextNumber inherited) : inherited_(inherited), next_(inherited + 1) {}
   static void after_fork_in_child();
+  void drop_all();
 
   const ContextNumber inherited_;  // the parent's contexts are numbered up to here
   std::shared_mutex mutex_;

@@ -154,6 +154,9 @@ TEST_F(Stall, OfAVersionThatNobodyPublishesIsDumpedNamingItsSource) {
 // Rank 2 of the other node is stopped, so that what rank 1 has claimed in the node cache stays claimed; then rank 1 is
 // stopped, too. Rank 0 waits for the claims of its neighbour, then takes them over and waits for their source.
 TEST_F(Stall, OfAClaimInTheNodeCacheIsDumpedNamingItsHolderAndThenTheSource) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "who went on late writes the same bytes once more while they are read (docs/architecture.md)";
+#endif
   constexpr unsigned kTries = 8;  // the claim may be taken over before anybody looks, where the machine is slow
   SharedExchange exchange(3);
   SharedBoard board;

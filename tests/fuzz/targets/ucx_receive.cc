@@ -140,7 +140,9 @@ class Line {
   /// One for the life of the process: UCX aborts when a worker ends while others are connecting to it.
   static std::shared_ptr<ucx::Worker> sender() {
     static auto* const io = new boost::asio::io_context();
-    static auto* const worker = new std::shared_ptr<ucx::Worker>(ucx::Worker::make(*io, options(1)).value());
+    static auto* worker = new std::shared_ptr<ucx::Worker>(ucx::Worker::make(*io, options(1)).value());
+    // UCX takes itself apart at the process's end, while a thread of its own still serves workers.
+    [[maybe_unused]] static const int registered = std::atexit([] { (*worker)->stop(); });
     return *worker;
   }
   // UCX lets both directions between two workers share a connection, so that a peer that the transport lets go of takes the
@@ -272,11 +274,12 @@ class Line {
 };
 
 bool run(ByteView input) {
-  static Line* line = nullptr;  // the last one is left to the end of the process, which UCX's own end comes before
+  static Line* line = nullptr;
   if (line == nullptr || line->worn()) {
     delete line;
     line = new Line();
   }
+  [[maybe_unused]] static const int registered = std::atexit([] { delete line; });  // before the sender's
   return line->run(Draw(input));
 }
 

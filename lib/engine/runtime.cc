@@ -450,6 +450,16 @@ bool Runtime::would_deadlock(core::FetchNumber fetch, const std::set<core::Fetch
   return stuck;
 }
 
+// A source keeps what this rank reads. If it has not, it has ended the layer, of which its message may yet be on the way, or
+// holds this rank for lost.
+Status Runtime::as_of_a_reader(const Status& status, const InFlight& chunk) {
+  if (status.code() != CARDEA_ERR_STALE || chunk.source == kNoRank) return status;
+  return {CARDEA_ERR_PEER_LOST,
+          fmt::format("rank {} gave up expert {} of layer {} while it was read: {}", chunk.source, chunk.expert,
+                      chunk.layer_id, status.message()),
+          {.peer = chunk.source, .layer = chunk.layer_id, .expert = chunk.expert}};
+}
+
 void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
   const auto held = lock();
   const auto flight = in_flight_.find(token);
@@ -466,8 +476,9 @@ void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
     }
     if (flight->second.path == CARDEA_PATH_NETWORK) heard(flight->second.source);
   }
+  const Status outcome = as_of_a_reader(status, flight->second);
   in_flight_.erase(flight);
-  core_.chunk_done(token, status, executor_.now());
+  core_.chunk_done(token, outcome, executor_.now());
   dispatch();
   if (core_.chunks_in_flight() == 0) observer_.on_change();
 }

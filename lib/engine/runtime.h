@@ -258,6 +258,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   };
 
   // runtime.cc
+  static Status as_of_a_reader(const Status& status, const InFlight& chunk);
   void dispatch();
   void enqueue(std::function<void()> work);
   void drain();

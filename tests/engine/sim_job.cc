@@ -360,11 +360,7 @@ class JobRank final : public engine::Observer {
     if (layer.phase == Phase::kEnding || (ours && (open.interfered || open.prefetch))) return;
     // Nothing else fails but by a death: by that of the source, or because its layer's members gave up for one.
     EXPECT_NE(job_.victim_, kNoRank) << delivery.status.message();
-    if (killed(delivery.status.detail().peer)) {
-      EXPECT_EQ(code, CARDEA_ERR_PEER_LOST) << delivery.status.message();
-    } else {
-      EXPECT_TRUE(code == CARDEA_ERR_PEER_LOST || code == CARDEA_ERR_STALE) << delivery.status.message();
-    }
+    EXPECT_EQ(code, CARDEA_ERR_PEER_LOST) << delivery.status.message();
   }
 
   void check(const Layer& layer, const Held& held) const {

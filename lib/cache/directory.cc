@@ -167,9 +167,14 @@ EntryIndex Directory::empty_entry() const {
   return used < shape_.entries ? used : kNoEntry;
 }
 
-std::uint32_t Directory::free_run(std::uint32_t count) const {
+std::uint32_t Directory::free_run(std::uint32_t count, std::uint32_t from) const {
+  const std::uint32_t found = free_run_within(count, from, shape_.blocks);
+  return found != UINT32_MAX || from == 0 ? found : free_run_within(count, 0, shape_.blocks);
+}
+
+std::uint32_t Directory::free_run_within(std::uint32_t count, std::uint32_t first, std::uint32_t end) const {
   std::uint32_t run = 0;
-  for (std::uint32_t block = 0; block < shape_.blocks;) {
+  for (std::uint32_t block = first; block < end;) {
     const std::uint64_t word = map_[block / 64];
     if (block % 64 == 0 && word == ~std::uint64_t{0}) {
       run = 0;

@@ -150,8 +150,8 @@ class Directory {
   EntryIndex find(const Key& key) const;
   /// An empty entry, or kNoEntry.
   EntryIndex empty_entry() const;
-  /// First of `count` neighbouring free blocks, or UINT32_MAX.
-  std::uint32_t free_run(std::uint32_t count) const;
+  /// First of `count` neighbouring free blocks, looked for from block `from` on and then from the first; or UINT32_MAX.
+  std::uint32_t free_run(std::uint32_t count, std::uint32_t from = 0) const;
   /// Makes an entry live whose fields have been filled in.
   void insert(EntryIndex index);
   void erase(EntryIndex index);
@@ -167,6 +167,7 @@ class Directory {
   void link(EntryIndex index, const Extent& extent);
   bool overlaps(const Extent& extent) const;
   void mark(const Extent& extent, bool taken);
+  std::uint32_t free_run_within(std::uint32_t count, std::uint32_t first, std::uint32_t end) const;
 
   std::byte* memory_ = nullptr;
   Shape shape_;
@@ -193,11 +194,15 @@ constexpr std::uint64_t claim_time_of(std::uint64_t word) {
 }
 
 /// Of a done chunk: who has a copy of it in a slot, for others to pull. In a word: 2 bits done, 2 bits of this state, 6 bits
-/// of the rank; then 24 bits each of slot and slab, or the microseconds at which it was claimed.
+/// of the rank (with kNobody: who brought it, or had it in a slot last); then 24 bits each of slot and slab, or the
+/// microseconds at which it was claimed.
 enum class CopyState : std::uint64_t { kNobody = 0, kClaimed = 1, kInSlot = 2 };
 inline constexpr std::uint32_t kMaxCopySlot = (1u << 24) - 1;  // of slots and slabs that a word can name
 constexpr CopyState copy_state_of(std::uint64_t word) {
   return state_of(word) == ChunkState::kDone ? static_cast<CopyState>(word >> 2 & 3) : CopyState::kNobody;
+}
+constexpr std::uint64_t done_word(std::uint32_t local) {
+  return static_cast<std::uint64_t>(local) << 4 | static_cast<std::uint64_t>(ChunkState::kDone);
 }
 constexpr std::uint32_t copy_holder_of(std::uint64_t word) {
   return static_cast<std::uint32_t>(word >> 4 & 63);

@@ -152,11 +152,15 @@ std::optional<EntryIndex> NodeCache::make(const Key& key, std::uint32_t blocks, 
   }
   EntryIndex index = kNoEntry;
   std::uint32_t block = kNone;
+  // Each rank from a part of its own on: what it fills first lies near it (NUMA), and so it stays when that is filled again.
+  // In whole multiples, so that entries of one size leave no gaps.
+  const std::uint64_t own = std::uint64_t{directory_.shape().blocks} * options_.local / options_.locals;
+  const auto from = static_cast<std::uint32_t>(own / blocks * blocks);
   // Each round empties an entry, takes back a dead rank's or repairs, so it ends, unless somebody fills them meanwhile.
   for (std::uint32_t rounds = 2 * directory_.shape().entries + kMaxLocalRanks;; --rounds) {
     index = directory_.empty_entry();
     const std::uint32_t free = directory_.shape().blocks - directory_.used_blocks();
-    block = free >= blocks ? directory_.free_run(blocks) : kNone;
+    block = free >= blocks ? directory_.free_run(blocks, from) : kNone;
     if (index != kNoEntry && block != kNone) break;
     if (rounds == 0) return std::nullopt;
     if (!evict_one(unread, since) && !bury_the_dead()) {
@@ -314,7 +318,7 @@ void NodeCache::finish_chunk(EntryIndex entry, std::uint32_t chunk, bool ok) {
   // Unless it was taken over meanwhile: then it is the other's, and its bytes are the same.
   std::uint64_t is = word(entry, chunk).load();
   const bool mine = state_of(is) == ChunkState::kClaimed && claimant_of(is) == options_.local;
-  const auto to = static_cast<std::uint64_t>(ok ? ChunkState::kDone : ChunkState::kFree);
+  const std::uint64_t to = ok ? done_word(options_.local) : static_cast<std::uint64_t>(ChunkState::kFree);
   if (mine) word(entry, chunk).compare_exchange_strong(is, to);
   step(ok ? Step::kChunkDone : Step::kChunkGivenBack);
 }
@@ -419,7 +423,7 @@ void NodeCache::take_back(std::uint32_t local) {
       std::uint64_t is = at.load();
       if (state_of(is) == ChunkState::kClaimed && claimant_of(is) == local) at.compare_exchange_strong(is, 0);
       if (copy_state_of(is) != CopyState::kNobody && copy_holder_of(is) == local)
-        at.compare_exchange_strong(is, static_cast<std::uint64_t>(ChunkState::kDone));
+        at.compare_exchange_strong(is, done_word(local));
     }
     entry.waiters.fetch_and(~theirs);
     entry.wanted.fetch_and(~theirs);

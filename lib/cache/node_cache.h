@@ -124,6 +124,8 @@ class NodeCache {
   LocalMask want_in_slot(EntryIndex entry, bool wants);
   LocalMask wanted_in_slots(EntryIndex entry) const;  // others
   SlotCopy slot_copy(EntryIndex entry, std::uint32_t chunk) const;
+  /// Of a chunk that is done and that nobody copies or has in a slot: who brought it, or had it in a slot last.
+  std::uint32_t brought_by(EntryIndex entry, std::uint32_t chunk) const;
   /// Of a chunk that is done and that nobody copies or has, or whose copying is overdue.
   bool try_claim_copy(EntryIndex entry, std::uint32_t chunk, Clock::time_point now);
   /// A chunk claimed here lies in a slot from now on, or does not. False if another has taken it over.

@@ -8,8 +8,6 @@
 namespace cardea::cache {
 namespace {
 
-constexpr auto kDone = static_cast<std::uint64_t>(ChunkState::kDone);
-
 std::uint64_t microseconds(Nanoseconds time) {
   return static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::microseconds>(time).count());
 }
@@ -37,6 +35,10 @@ SlotCopy NodeCache::slot_copy(EntryIndex entry, std::uint32_t chunk) const {
   return copy;
 }
 
+std::uint32_t NodeCache::brought_by(EntryIndex entry, std::uint32_t chunk) const {
+  return copy_holder_of(word(entry, chunk).load());
+}
+
 bool NodeCache::try_claim_copy(EntryIndex entry, std::uint32_t chunk, Clock::time_point now) {
   std::uint64_t is = word(entry, chunk).load();
   if (state_of(is) != ChunkState::kDone) return false;
@@ -51,7 +53,8 @@ bool NodeCache::finish_copy(EntryIndex entry, std::uint32_t chunk, bool ok, std:
   std::uint64_t is = word(entry, chunk).load();
   if (copy_state_of(is) != CopyState::kClaimed || copy_holder_of(is) != options_.local) return false;
   const bool named = slab <= kMaxCopySlot && slot <= kMaxCopySlot;
-  return word(entry, chunk).compare_exchange_strong(is, ok && named ? in_slot_word(options_.local, slab, slot) : kDone);
+  const std::uint64_t to = ok && named ? in_slot_word(options_.local, slab, slot) : done_word(options_.local);
+  return word(entry, chunk).compare_exchange_strong(is, to);
 }
 
 bool NodeCache::start_pull(EntryIndex entry, std::uint32_t chunk, const SlotCopy& from) {
@@ -73,7 +76,7 @@ void NodeCache::withdraw_copies(EntryIndex entry) {
   for (std::uint32_t chunk = 0; chunk < mine_[entry].chunks; ++chunk) {
     std::uint64_t is = word(entry, chunk).load();
     if (copy_state_of(is) == CopyState::kInSlot && copy_holder_of(is) == options_.local)
-      word(entry, chunk).compare_exchange_strong(is, kDone);
+      word(entry, chunk).compare_exchange_strong(is, done_word(options_.local));
   }
 }
 

@@ -151,6 +151,7 @@ void Core::go_on(Transfer& transfer, Clock::time_point now) {
 }
 
 void Core::deliver_cached(Transfer& transfer, Clock::time_point now) {
+  if (transfer.bytes_done != 0 && options_.swap.peers != 0) stream(transfer, now);
   for (const WantRef& ref : take_complete(transfer)) {
     Fetch& of = fetch_of(ref.fetch);
     Want& want = of.wants[ref.want];
@@ -209,7 +210,10 @@ void Core::cached_chunk_done(Transfer& transfer, std::size_t index, const Status
     entry_changed(transfer.entry, now);  // another transfer of this rank's may be at the same entry
     return drained_one(transfer, now);
   }
-  if (status.ok()) return go_on(transfer, now);
+  if (status.ok()) {
+    if (options_.swap.peers != 0) tell_whose_chunk(transfer, index, now);
+    return go_on(transfer, now);
+  }
   if (status.code() == CARDEA_ERR_NO_MEMORY) return divert(transfer, status, now);
   abandon(transfer, status, now);
 }
@@ -217,6 +221,18 @@ void Core::cached_chunk_done(Transfer& transfer, std::size_t index, const Status
 void Core::divert(Transfer& transfer, const Status& why, Clock::time_point now) {
   // The cache's memory is not to be had: those who can land elsewhere do.
   ++transfer.pins;
+  for (const TransferNumber number : streamed_from(transfer)) {
+    // Its slots' part of it is given up, and what waits for that waits for the entry once more, to be diverted with the
+    // rest.
+    Transfer& streamed = transfers_.at(number);
+    for (const WantRef& ref : std::exchange(streamed.waiting, {})) {
+      fetch_of(ref.fetch).wants[ref.want].transfer = transfer.number;
+      transfer.waiting.push_back(ref);
+      --streamed.pins;
+      ++transfer.pins;
+    }
+    abandon(streamed, why, now);
+  }
   for (const WantRef& ref : std::exchange(transfer.waiting, {})) {
     Fetch& of = fetch_of(ref.fetch);
     Want& want = of.wants[ref.want];
@@ -261,10 +277,11 @@ void Core::let_go_of_origin(Transfer& transfer, Clock::time_point now) {
   if (const TransferNumber origin = std::exchange(transfer.origin, 0); origin != 0) unpin(transfers_.at(origin), now);
 }
 
-void Core::retire_cached(Layer& of) {
+void Core::retire_cached(Layer& of, Clock::time_point now) {
   const auto version = of.versions.finished_by_node();
   if (cache_ == nullptr || !version || (of.retired && *of.retired >= *version)) return;
   of.retired = version;
+  drop_kept_offers(of, *version, now);
   cache_->retire(of.key, *version);
 }
 

@@ -12,6 +12,7 @@ namespace cardea::core {
 Core::Core(CoreOptions options, std::vector<LaneLimits> lanes, cache::NodeCache* cache)
     : options_(std::move(options)), cache_(cache), held_lanes_(lanes.size()) {
   for (const LaneLimits& limits : lanes) lanes_.emplace_back(limits);
+  if (cache_ != nullptr) last_pulled_ = cache_->local();
 }
 
 Core::~Core() = default;
@@ -511,7 +512,7 @@ void Core::hold(LayerNumber number) {
 void Core::let_go(LayerNumber number) {
   Layer& of = layer(number);
   --of.draining;
-  send_finish_if_drained(of);
+  send_finish_if_drained(of, {});
 }
 
 std::uint32_t Core::draining(LayerNumber number) const {
@@ -546,16 +547,16 @@ Status Core::finish(LayerNumber number, Version version, Clock::time_point now) 
   }
   drop_spares(number, version, now);
   of.finishing = version;
-  send_finish_if_drained(of);
+  send_finish_if_drained(of, now);
   return {};
 }
 
-void Core::send_finish_if_drained(Layer& of) {
+void Core::send_finish_if_drained(Layer& of, Clock::time_point now) {
   if (!of.finishing || of.draining != 0) return;
   std::vector<Notice> notices;
   of.versions.finish(*std::exchange(of.finishing, std::nullopt), notices);
   flush(of, notices);
-  retire_cached(of);
+  retire_cached(of, now);
   actions_.push_back(CollectChanged{of.number});
 }
 
@@ -592,7 +593,7 @@ Status Core::receive(LayerNumber number, Rank from, const Notice& notice, Clock:
   if (notice.kind == Notice::Kind::kPublished) {
     unpark(of, now);
   } else {
-    retire_cached(of);
+    retire_cached(of, now);
     actions_.push_back(CollectChanged{number});
   }
   return {};
@@ -627,7 +628,7 @@ void Core::peer_lost(Rank rank, bool left, const Status& why, Clock::time_point 
     std::vector<Notice> notices;
     of->versions.lose(rank, left, notices);
     flush(*of, notices);
-    retire_cached(*of);
+    retire_cached(*of, now);
     if (!of->versions.members().contains(rank)) continue;
     unpark(*of, now);
     actions_.push_back(CollectChanged{number});

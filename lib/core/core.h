@@ -15,7 +15,8 @@
 //
 // Where several ranks of a node take part, what comes over the network comes once for all of them: the transfer fills an
 // entry of the node cache (lib/cache), together with whoever of the node wants the same, and needs no credit. Views of it
-// lie in the cache; a fetch that wants slots has it copied from there. Without room in the cache, or without its lock, a
+// lie in the cache; a fetch that wants slots has it copied from there, when it is whole or, where ranks swap (split.h),
+// chunk by chunk as it comes. Without room in the cache, or without its lock, a
 // rank fetches into a slot of its own.
 //
 // Not thread-safe: one mutex outside guards it. Numbers handed out are never reused.
@@ -291,7 +292,7 @@ class Core {
   void unpark(Layer& layer, Clock::time_point now);
   Parked parked_at(const Layer& layer, const Fetch& fetch, ExpertIndex expert) const;
   void flush(Layer& layer, const std::vector<Notice>& notices);
-  void send_finish_if_drained(Layer& layer);
+  void send_finish_if_drained(Layer& layer, Clock::time_point now);
 
   // transfers.cc: credits, transfers, lanes
   void starve(Fetch& fetch, std::size_t want, Clock::time_point now);
@@ -340,7 +341,16 @@ class Core {
   void swap_complete(Transfer& transfer, Clock::time_point now);
   bool take_offer_back(Transfer& transfer, Clock::time_point now);
   bool can_pull_from(const Transfer& transfer, std::uint32_t local) const;
+  bool may_swap(const Slab& slab, const Layer& layer) const;
+  bool keep_offer(Transfer& transfer);
+  void drop_kept_offers(const Layer& layer, Version up_to, Clock::time_point now);
   void swaps_changed(cache::EntryIndex entry, Clock::time_point now);
+
+  // streamed.cc: experts that are copied out of the node cache while they still come into it
+  bool may_stream(const Fetch& fetch, std::size_t want, const Transfer& cached) const;
+  void stream(Transfer& cached, Clock::time_point now);
+  void tell_whose_chunk(const Transfer& cached, std::size_t chunk, Clock::time_point now);
+  std::vector<TransferNumber> streamed_from(const Transfer& cached) const;
 
   // cached.cc: transfers into the node cache
   void plan_cache(Layer& layer) const;
@@ -361,7 +371,7 @@ class Core {
   void set_recheck(Transfer& transfer, std::optional<Clock::time_point> when);
   void drop_cached(Want& want, Clock::time_point now);
   void let_go_of_origin(Transfer& transfer, Clock::time_point now);
-  void retire_cached(Layer& layer);
+  void retire_cached(Layer& layer, Clock::time_point now);
   void node_rank_lost(Rank rank, Clock::time_point now);
   void tell_node(cache::LocalMask to, cache::EntryIndex entry, std::uint32_t nic);
 
@@ -380,6 +390,9 @@ class Core {
   std::unordered_map<cache::EntryIndex, TransferNumber> by_entry_;                  // the same ones
   std::set<std::pair<Clock::time_point, TransferNumber>> rechecks_;                 // of those that wait for other ranks
   std::set<std::pair<cache::EntryIndex, TransferNumber>> swaps_;                    // that others may pull from, or we do
+  std::uint32_t last_pulled_ = 0;                                                   // from whom, by local number
+  std::set<std::pair<LayerNumber, TransferNumber>> kept_offers_;  // complete, for ranks that come to it later
+  std::uint64_t kept_offer_bytes_ = 0;
   struct HeldLane {
     std::optional<Clock::time_point> recheck;  // some class of it is held back for other ranks of the node
     std::uint64_t chunks_then = 0;             // that the NIC had carried when it began to wait

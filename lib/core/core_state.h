@@ -170,6 +170,9 @@ struct Core::Transfer {
   // out of the node cache, together with other ranks: chunks are the entry's
   bool swaps = false;
   bool offered = false;          // others may pull from its slot
+  bool shared = false;           // others have wanted it in their slots
+  bool kept = false;             // complete, and still on offer to those who come later: in kept_offers_
+  bool streams = false;          // begun before all of it was in the node cache
   bool leaving = false;          // nobody here needs its slot any more, but others still pull from it
   cache::LocalMask avoided = 0;  // from whom a pull has failed
 

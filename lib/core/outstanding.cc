@@ -78,7 +78,13 @@ Outstanding Core::outstanding_of(const Fetch& of, const Want& want) const {
     out.state = Outstanding::State::kStarved;
     return out;
   }
-  const Transfer& transfer = transfers_.at(want.transfer);
+  const Transfer* moving = &transfers_.at(want.transfer);
+  if (moving->streams && moving->in_flight == 0 && moving->origin != 0) {
+    // Nothing to copy: it waits for the rest to come into the node cache.
+    const Transfer& origin = transfers_.at(moving->origin);
+    if (!origin.complete()) moving = &origin;
+  }
+  const Transfer& transfer = *moving;
   out.source = transfer.source.rank;
   out.path = transfer.source.path;
   out.lane = transfer.source.lane;

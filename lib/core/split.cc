@@ -15,17 +15,24 @@ namespace {
 
 // News of others come by entry_changed; this is for those that got lost with their sender.
 constexpr Nanoseconds kLookAgain = std::chrono::milliseconds(5);
+// Of the node cache, that one rank's offers to those behind it may keep from being replaced.
+constexpr std::uint64_t kKeptPart = 2;
 
 }  // namespace
 
+bool Core::may_swap(const Slab& slab, const Layer& of) const {
+  if (options_.swap.peers == 0 || !options_.side_by_side || !of.cacheable) return false;
+  // Copies that are queued on a stream are not in the slot yet when they are told to be under way.
+  if (slab.copies) return false;
+  const std::uint64_t of_lane = lanes_[options_.copy_lane].limits().chunk_bytes;
+  return (of_lane != 0 ? of_lane : options_.chunk_bytes) == cache_->chunk_bytes();
+}
+
 bool Core::begin_swap(Transfer& transfer) {
   const Layer& of = layer(transfer.layer);
-  if (options_.swap.peers == 0 || !options_.side_by_side) return false;
-  // Copies that are queued on a stream are not in the slot yet when they are told to be under way.
-  if (slabs_.at(transfer.slab)->copies) return false;
-  if (options_.chunk_bytes != cache_->chunk_bytes() || transfer.chunks.size() != of.cache_ranges.size()) return false;
+  if (!may_swap(*slabs_.at(transfer.slab), of) || transfer.chunks.size() != of.cache_ranges.size()) return false;
   const cache::EntryIndex entry = transfers_.at(transfer.origin).entry;
-  cache_->want_in_slot(entry, true);
+  transfer.shared = (cache_->want_in_slot(entry, true) & options_.swap.peers) != 0;
   swaps_.emplace(entry, transfer.number);
   return true;
 }
@@ -40,20 +47,25 @@ std::optional<std::size_t> Core::next_copy(Transfer& transfer, bool own_share, C
   const std::uint64_t self = std::uint64_t{1} << cache_->local();
   const std::uint64_t others = cache_->wanted_in_slots(entry) & options_.swap.peers;
   const std::size_t count = transfer.chunks.size();
-  const auto share = share_of(count, others | self, cache_->local(), options_.swap.uplink_of);
+  const Share share = share_of(others | self, cache_->local(), options_.swap.uplink_of, transfer.expert);
+  // Who brought a chunk into the node copies it, for it lies near; what nobody has brought who wants it is dealt.
+  const auto is_own = [&](std::size_t i) {
+    const std::uint32_t brought = cache_->brought_by(entry, static_cast<std::uint32_t>(i));
+    return ((others | self) >> brought & 1) != 0 ? brought == cache_->local() : share.has(i);
+  };
   const auto take = [&](std::size_t i) {
     const Transfer::Chunk& chunk = transfer.chunks[i];
     return !chunk.done && !chunk.flying && cache_->try_claim_copy(entry, static_cast<std::uint32_t>(i), now);
   };
   if (own_share) {
-    for (std::size_t i = share.first; i < share.second; ++i) {
-      if (take(i)) return i;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (is_own(i) && take(i)) return i;
     }
     return std::nullopt;
   }
-  // From the one after its own share round: helpers do not all begin with the same.
-  for (std::size_t n = 0; n < count; ++n) {
-    const std::size_t i = (share.second + n) % count;
+  // From the one after its own first round: helpers do not all begin with the same.
+  for (std::size_t n = 1; n <= count; ++n) {
+    const std::size_t i = (share.first + n) % count;
     if (take(i)) return i;
     const Transfer::Chunk& chunk = transfer.chunks[i];
     if (chunk.done || chunk.flying) continue;
@@ -66,20 +78,24 @@ std::optional<std::size_t> Core::next_copy(Transfer& transfer, bool own_share, C
 
 std::optional<std::size_t> Core::next_pull(Transfer& transfer) {
   const cache::EntryIndex entry = transfers_.at(transfer.origin).entry;
-  const std::size_t count = transfer.chunks.size();
-  // From another place in each rank, so that they do not all pull from the same.
-  const std::size_t first = count * cache_->local() / 64;
-  for (std::size_t n = 0; n < count; ++n) {
-    const std::size_t i = (first + n) % count;
-    Transfer::Chunk& chunk = transfer.chunks[i];
+  // From the rank after the one that it pulled from last, round: so no two ranks begin with the same one, and none draws
+  // all it can from one while others have something for it.
+  const auto distance = [&](std::uint32_t local) { return (local + 64 - last_pulled_ - 1) % 64; };
+  std::optional<std::size_t> best;
+  cache::SlotCopy from;
+  for (std::size_t i = 0; i < transfer.chunks.size(); ++i) {
+    const Transfer::Chunk& chunk = transfer.chunks[i];
     if (chunk.done || chunk.flying) continue;
     const cache::SlotCopy copy = cache_->slot_copy(entry, static_cast<std::uint32_t>(i));
     if (copy.state != cache::CopyState::kInSlot || !can_pull_from(transfer, copy.local)) continue;
-    if (!cache_->start_pull(entry, static_cast<std::uint32_t>(i), copy)) continue;
-    chunk.pulled = copy;
-    return i;
+    if (best && distance(copy.local) >= distance(from.local)) continue;
+    best = i;
+    from = copy;
   }
-  return std::nullopt;
+  if (!best || !cache_->start_pull(entry, static_cast<std::uint32_t>(*best), from)) return std::nullopt;
+  transfer.chunks[*best].pulled = from;
+  last_pulled_ = from.local;
+  return best;
 }
 
 /// With nothing of its own to copy, a rank takes what others have not come to yet, one chunk at a time.
@@ -131,13 +147,16 @@ bool Core::swap_chunk_done(Transfer& transfer, std::size_t index, const Status& 
   const bool offered = status.ok() && !transfer.abandoned;
   if (cache_->finish_copy(entry, place, offered, transfer.slab, transfer.slot)) {
     transfer.offered |= offered;
-    tell_node(cache_->wanted_in_slots(entry) & options_.swap.peers, entry, kNoNic);
+    const cache::LocalMask wanting = cache_->wanted_in_slots(entry) & options_.swap.peers;
+    transfer.shared |= wanting != 0;
+    tell_node(wanting, entry, kNoNic);
   }
   return false;
 }
 
-/// All of it is here. Its slot stays on offer while others of the node want the expert.
+/// All of it is here. Its slot stays on offer while others of the node want the expert, or may come to want it.
 void Core::swap_complete(Transfer& transfer, Clock::time_point now) {
+  if (transfer.kept) return;
   const cache::EntryIndex entry = transfers_.at(transfer.origin).entry;
   const cache::LocalMask wanting = cache_->want_in_slot(entry, false) & options_.swap.peers;
   if (transfer.offered && wanting != 0) return set_recheck(transfer, now + kLookAgain);
@@ -150,12 +169,47 @@ void Core::swap_complete(Transfer& transfer, Clock::time_point now) {
     }
     tell_node(holders, entry, kNoNic);
   }
+  if (keep_offer(transfer)) return set_recheck(transfer, std::nullopt);
   take_offer_back(transfer, now);
+}
+
+/// A rank that has fallen behind the others of its node would have to copy alone what they copied together, and fall behind
+/// further and further. So what they shared stays on offer until all of the node have finished the version, or the slot is
+/// needed. Its entry stays pinned meanwhile, so that is bounded.
+bool Core::keep_offer(Transfer& transfer) {
+  const auto finished = layer(transfer.layer).versions.finished_by_node();
+  const std::uint64_t bytes = layer(transfer.layer).layout.packed_bytes();
+  if (!transfer.offered || !transfer.shared || (finished && transfer.version <= *finished)) return false;
+  if (kept_offer_bytes_ + bytes > cache_->capacity() / kKeptPart) return false;
+  kept_offer_bytes_ += bytes;
+  kept_offers_.emplace(transfer.layer, transfer.number);
+  swaps_.erase({transfers_.at(transfer.origin).entry, transfer.number});
+  transfer.kept = true;
+  return true;
+}
+
+void Core::drop_kept_offers(const Layer& of, Version up_to, Clock::time_point now) {
+  std::vector<TransferNumber> over;
+  for (auto at = kept_offers_.lower_bound({of.number, 0}); at != kept_offers_.end() && at->first == of.number; ++at) {
+    if (transfers_.at(at->second).version <= up_to) over.push_back(at->second);
+  }
+  for (const TransferNumber number : over) {
+    Transfer& transfer = transfers_.at(number);
+    if (!take_offer_back(transfer, now) || !transfer.spare) continue;
+    Slab& slab = *slabs_.at(transfer.slab);
+    drop_spare(slab, transfer.slot, now);
+    feed(slab, now);
+  }
 }
 
 /// False while somebody still pulls from the slot; else the transfer is like any other from now on.
 bool Core::take_offer_back(Transfer& transfer, Clock::time_point now) {
   const cache::EntryIndex entry = transfers_.at(transfer.origin).entry;
+  if (std::exchange(transfer.kept, false)) {
+    kept_offer_bytes_ -= layer(transfer.layer).layout.packed_bytes();
+    kept_offers_.erase({transfer.layer, transfer.number});
+    swaps_.emplace(entry, transfer.number);
+  }
   if (transfer.offered) {
     cache_->withdraw_copies(entry);
     tell_node(cache_->wanted_in_slots(entry) & options_.swap.peers, entry, kNoNic);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The policy of PCIe-switch-aware split and swap: when several GPUs of a node want one expert out of host memory, each
 // copies a part of it over its own PCIe link, and they pull the other parts from one another over NVLink (Janus,
-// section 5.2). GPUs below one switch share its uplink, so parts are dealt to uplinks first, and then among the GPUs of
-// each. Who comes late finds more to pull; who has nothing else to copy takes over what is left of the others' parts. Plain
-// values and a pure function; core/split.cc carries it out, cache/slot_copies.cc keeps who has what.
+// section 5.2). What one of them has brought into the node itself is its part, since that lies near it, and NICs share the
+// bringing evenly. Other chunks are dealt: GPUs below one switch share its uplink, so to uplinks first, and then among the
+// GPUs of each. Who comes late finds more to pull; who has nothing else to copy takes over what is left of the others'
+// parts. Plain values and a pure function; core/split.cc carries it out, cache/slot_copies.cc keeps who has what.
 #pragma once
 
 #include <bit>
@@ -22,9 +23,18 @@ struct SwapOptions {
   std::vector<std::uint32_t> uplink_of;  // by local number: the shared PCIe uplink that its copies take; empty: each its own
 };
 
-/// Of `chunks`, those that local rank `self` copies when all of `ranks` (a mask with its bit) want them: [first, second).
-inline std::pair<std::size_t, std::size_t> share_of(std::size_t chunks, std::uint64_t ranks, std::uint32_t self,
-                                                    const std::vector<std::uint32_t>& uplink_of) {
+/// The chunks of an expert that one rank copies: `first`, `first` + `step`, …; none where `step` is 0. Neighbouring chunks
+/// go to different uplinks, so that an expert which is still on its way into the node, chunk by chunk, keeps all of them
+/// busy.
+struct Share {
+  std::size_t first = 0, step = 0;
+  bool has(std::size_t chunk) const { return step != 0 && chunk % step == first; }
+};
+
+/// What local rank `self` copies when all of `ranks` (a mask with its bit) want the expert. With another `turn` for each
+/// expert, whoever has a chunk more than others of one has not of the next.
+inline Share share_of(std::uint64_t ranks, std::uint32_t self, const std::vector<std::uint32_t>& uplink_of,
+                      std::size_t turn) {
   const auto uplink = [&](std::uint32_t local) { return local < uplink_of.size() ? uplink_of[local] : UINT32_MAX - local; };
   // Uplinks in the order of their lowest rank; within each, ranks in order.
   std::size_t uplinks = 0, place = 0, mates = 0, place_below = 0;
@@ -44,9 +54,9 @@ inline std::pair<std::size_t, std::size_t> share_of(std::size_t chunks, std::uin
       ++mates;
     }
   }
-  if (uplinks == 0 || mates == 0) return {0, 0};
-  const std::size_t parts = uplinks * mates, part = place * mates + place_below;
-  return {chunks * part / parts, chunks * (part + 1) / parts};
+  if ((ranks >> self & 1) == 0) return {};
+  const std::size_t step = uplinks * mates;
+  return {(place + uplinks * place_below + step - turn % step) % step, step};
 }
 
 }  // namespace cardea::core

@@ -197,6 +197,7 @@ void Core::drop_spares(LayerNumber of, Version up_to, Clock::time_point now) {
     for (SlotIndex slot = 0; slot < slab->transfer_in.size(); ++slot) {
       if (slab->transfer_in[slot] == 0) continue;
       const Transfer& transfer = transfers_.at(slab->transfer_in[slot]);
+      if (transfer.offered && up_to != kNoVersion) continue;  // others of the node have not finished it
       if (transfer.spare && transfer.layer == of && transfer.version <= up_to) drop_spare(*slab, slot, now);
     }
   }
@@ -381,10 +382,16 @@ void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now)
 
   ErrorDetail detail = why.detail();
   detail.peer = transfer.source.rank;
-  detail.path = transfer.source.path;
+  detail.path = transfer.streams ? CARDEA_PATH_NETWORK : transfer.source.path;
   detail.bytes = transfer.bytes_done;
   const Status status = why.with_detail(detail);
   ++transfer.pins;  // it must outlive the wants that are about to leave it
+  if (transfer.cached()) {
+    // What is copied out of it as it comes ends with it.
+    for (const TransferNumber number : streamed_from(transfer)) {
+      if (Transfer* const streamed = transfers_.find(number); streamed != nullptr) abandon(*streamed, why, now);
+    }
+  }
   std::set<FetchNumber> gangs;
   for (const WantRef& ref : std::exchange(transfer.waiting, {})) {
     Fetch& of = fetch_of(ref.fetch);
@@ -414,7 +421,7 @@ void Core::drained_one(Transfer& transfer, Clock::time_point now) {
   if (transfer.in_flight != 0) return;
   Layer& of = layer(transfer.layer);
   --of.draining;
-  send_finish_if_drained(of);
+  send_finish_if_drained(of, now);
   retire_if_drained(transfer, now);
 }
 

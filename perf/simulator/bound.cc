@@ -13,12 +13,14 @@ struct Load {
   std::vector<std::uint64_t> lane;     // of the cluster
   std::vector<std::uint64_t> node_in;  // by any of its NICs
   std::vector<std::uint64_t> shared;   // by any uplink of the node, where ranks split
+  std::vector<std::uint64_t> memory;   // by any of the node's NUMA nodes: into the node cache and out of it
   std::vector<std::uint64_t> filled;   // into a rank's slots, by any way
   std::vector<std::int64_t> computing;
   Load(const Plan& plan, const Cluster& cluster)
       : lane(cluster.lanes().size()),
         node_in(plan.nodes),
         shared(plan.nodes),
+        memory(plan.nodes),
         filled(plan.ranks()),
         computing(plan.ranks()) {}
   void pass(const Steps& way, std::uint64_t bytes) {
@@ -30,6 +32,7 @@ struct Load {
 void land_from_host(Load& load, const Plan& plan, const Cluster& cluster, Rank rank, bool first) {
   if (plan.mapped) return;
   load.filled[rank] += plan.expert_bytes;
+  if (cluster.swap(rank).peers == 0 || first) load.memory[plan.node_of(rank)] += plan.expert_bytes;
   if (cluster.swap(rank).peers == 0) {
     if (!cluster.is_machine()) return load.pass(cluster.copy(rank, 0), plan.expert_bytes);
     load.lane[cluster.uplink(rank)] += plan.expert_bytes;  // its way to there depends on where the bytes lie
@@ -59,6 +62,7 @@ void add_layer(Load& load, const Plan& plan, const Cluster& cluster, const Routi
       if (plan.caches()) land_from_host(load, plan, cluster, rank, first);
       if (plan.caches() && !first) continue;
       load.node_in[node] += plan.expert_bytes;
+      if (plan.caches()) load.memory[node] += plan.expert_bytes;
       // Over several rails only what one of them must carry at least counts, which is left to the sum over NICs.
       const CoreLanes lanes = cluster.core_lanes(rank);
       if (lanes.rails == 1)
@@ -97,6 +101,7 @@ Bound lower_bound(const Plan& plan, const Routing& routing) {
     std::uint64_t in = 0;
     for (const std::uint32_t nic : cluster.nics_of_node()) in += lanes[cluster.nic_in_lane(node, nic)].rate;
     bytes(load.node_in[node], in, [&] { return fmt::format("into all NICs of node {}", node); });
+    bytes(load.memory[node], cluster.host_memory_rate(), [&] { return fmt::format("host memory of node {}", node); });
     std::map<std::uint32_t, std::uint64_t> uplinks;
     for (std::uint64_t i = 0; i < plan.ranks_per_node; ++i) {
       const std::uint32_t uplink = cluster.uplink(static_cast<Rank>(node * plan.ranks_per_node + i));

@@ -7,7 +7,8 @@
 // each other node that wants it; without, once for each rank that wants it, by that rank's NIC. What lands in a slot out of
 // host memory must pass the rank's way from there: its copy lane and its node's memory, or, in a machine, the PCIe uplink
 // that it shares with its neighbours. Where ranks split and swap, what several want passes some uplink of the node once, and
-// a rank's slots are filled by PCIe and NVLink together. On the way out of a node bytes pass every lane up to the network.
+// a rank's slots are filled by PCIe and NVLink together. Into a machine's node cache bytes pass the memory of some NUMA
+// node, and again on the way out. On the way out of a node bytes pass every lane up to the network.
 #pragma once
 
 #include "perf/simulator/cluster.h"

@@ -96,6 +96,8 @@ Status Cluster::make_machine() {
   for (std::size_t i = 0; i < driven.size(); ++i) {
     Local each;
     each.device = gpus.empty() ? nodes[i % nodes.size()] : driven[i];
+    const auto numa = std::find(nodes.begin(), nodes.end(), affinity[i].numa);
+    each.numa = numa == nodes.end() ? 0 : static_cast<std::uint32_t>(numa - nodes.begin());
     for (std::size_t k = 0; k < rails && !nics.empty(); ++k) {
       // Without affinity, NICs are dealt in turn, whatever is near.
       const DeviceId nic = plan_.nic_affinity ? affinity[i].nics[k] : nics[(i * rails + k) % nics.size()];
@@ -150,9 +152,8 @@ Steps Cluster::steps(Node node, DeviceId from, DeviceId to, MemoryKind kind) con
   return steps;
 }
 
-DeviceId Cluster::memory(std::uint64_t landing) const {
-  const auto& nodes = machine_->of(DeviceKind::kNumaNode);
-  return nodes[landing % nodes.size()];
+DeviceId Cluster::memory(std::uint32_t numa) const {
+  return machine_->of(DeviceKind::kNumaNode)[numa];
 }
 
 Steps Cluster::out(Rank source, std::uint32_t rail) const {
@@ -163,7 +164,7 @@ Steps Cluster::out(Rank source, std::uint32_t rail) const {
   return steps(node, from.device, machine_->of(DeviceKind::kNic)[nic], MemoryKind::kDevice);
 }
 
-Steps Cluster::network(Rank source, Rank reader, std::uint32_t rail, std::uint64_t landing) const {
+Steps Cluster::network(Rank source, Rank reader, std::uint32_t rail, std::uint32_t numa) const {
   Steps way = out(source, rail);
   way.back().latency += plan_.network_latency;
   const Node node = plan_.node_of(reader);
@@ -173,16 +174,16 @@ Steps Cluster::network(Rank source, Rank reader, std::uint32_t rail, std::uint64
     return way;
   }
   // Without a node cache there is nobody to share host memory with: straight into the GPU's slot.
-  const DeviceId end = plan_.caches() ? memory(landing) : local_[local(reader)].device;
+  const DeviceId end = plan_.caches() ? memory(numa) : local_[local(reader)].device;
   const Steps in = steps(node, machine_->of(DeviceKind::kNic)[nic], end, MemoryKind::kDevice);
   way.insert(way.end(), in.begin(), in.end());
   return way;
 }
 
-Steps Cluster::copy(Rank reader, std::uint64_t landing) const {
+Steps Cluster::copy(Rank reader, std::uint32_t numa) const {
   const Node node = plan_.node_of(reader);
   if (machine_) {
-    Steps way = steps(node, memory(landing), local_[local(reader)].device, MemoryKind::kHost);
+    Steps way = steps(node, memory(numa), local_[local(reader)].device, MemoryKind::kHost);
     way.back().latency += plan_.node_latency;
     return way;
   }
@@ -215,6 +216,14 @@ std::uint32_t Cluster::uplink(Rank rank) const {
 
 std::uint64_t Cluster::copy_rate(Rank rank) const {
   return lanes_[uplink(rank)].rate;
+}
+
+std::uint64_t Cluster::host_memory_rate() const {
+  std::uint64_t sum = 0;
+  for (std::size_t i = 0; machine_ && i < machine_->lanes().size(); ++i) {
+    if (machine_->lanes()[i].kind == topology::LaneKind::kMemory) sum += lanes_[i].rate;
+  }
+  return sum;
 }
 
 std::uint64_t Cluster::pull_rate(Rank rank) const {

@@ -50,12 +50,12 @@ class Cluster {
   /// An expert of the node comes from its home by this lane: pulled, or copied through host memory.
   core::SourceOption within_node(Rank reader, Rank home) const;
 
-  // ---- ways, each in order
-  Steps network(Rank source, Rank reader, std::uint32_t rail, std::uint64_t landing) const;
+  // ---- ways, each in order. `numa` is where a chunk lies in the node cache, among the machine's NUMA nodes
+  Steps network(Rank source, Rank reader, std::uint32_t rail, std::uint32_t numa) const;
   /// Only the part that lies in the source's node.
   Steps out(Rank source, std::uint32_t rail) const;
-  /// Out of host memory into the reader's slot. `landing` tells chunks apart: they lie in all NUMA nodes in turn.
-  Steps copy(Rank reader, std::uint64_t landing) const;
+  /// Out of host memory into the reader's slot.
+  Steps copy(Rank reader, std::uint32_t numa) const;
   Steps pull(Rank reader, Rank peer) const;
   /// Both of one node, the expert at home with the latter.
   Steps from_home(Rank reader, Rank home) const;
@@ -67,6 +67,10 @@ class Cluster {
   std::uint32_t uplink(Rank rank) const;
   std::uint64_t copy_rate(Rank rank) const;
   std::uint64_t pull_rate(Rank rank) const;
+  /// Of all NUMA nodes of a machine together; 0 if there is none.
+  std::uint64_t host_memory_rate() const;
+  /// Where memory that the rank touches first comes from.
+  std::uint32_t numa(Rank rank) const { return local_[local(rank)].numa; }
   bool is_machine() const { return machine_.has_value(); }
 
  private:
@@ -75,6 +79,7 @@ class Cluster {
     std::vector<std::uint32_t> nics;
     std::uint64_t peers = 0;  // local ranks that it reaches by NVLink
     std::uint32_t uplink = 0;
+    std::uint32_t numa = 0;
   };
   explicit Cluster(const Plan& plan) : plan_(plan) {}
   void make_flat();
@@ -82,7 +87,7 @@ class Cluster {
   std::size_t local(Rank rank) const { return rank % plan_.ranks_per_node; }
   std::uint32_t base(Node node) const { return static_cast<std::uint32_t>(node * lanes_per_node_); }
   Steps steps(Node node, topology::DeviceId from, topology::DeviceId to, topology::MemoryKind kind) const;
-  topology::DeviceId memory(std::uint64_t landing) const;
+  topology::DeviceId memory(std::uint32_t numa) const;
 
   Plan plan_;
   std::optional<topology::Machine> machine_;

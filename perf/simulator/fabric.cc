@@ -73,14 +73,20 @@ void Fabric::serve(FlightId id) {
   const core::StartChunk& chunk = flight->chunk;
   SimulatedRank& source = *world_.ranks[chunk.source];
   const Plan& plan = world_.plan;
-  // Chunks of an entry lie in all NUMA nodes in turn.
-  const std::uint64_t landing = chunk.expert + chunk.range.offset / plan.chunk_bytes;
+  const Cluster& cluster = world_.cluster;
+  const SimulatedRank& reader = *world_.ranks[flight->reader];
+  const Node node = plan.node_of(flight->reader);
+  std::uint32_t numa = 0;  // of the node cache's memory, if that takes part
+  if (chunk.from != cache::kNoEntry) numa = world_.nodes[node]->lies_in(reader.cached_at(chunk.from, chunk.range));
+  if (chunk.into != cache::kNoEntry) {
+    numa = world_.nodes[node]->touch(reader.cached_at(chunk.into, chunk.range), chunk.range.bytes,
+                                     cluster.numa(flight->reader));
+  }
   if (!over_network(*flight)) {
     // The mapping of a rank that died stays; so this goes on without it.
-    const Cluster& cluster = world_.cluster;
     return move(id,
                 chunk.peer != kNoRank           ? cluster.pull(flight->reader, chunk.peer)
-                : chunk.from != cache::kNoEntry ? cluster.copy(flight->reader, landing)
+                : chunk.from != cache::kNoEntry ? cluster.copy(flight->reader, numa)
                                                 : cluster.from_home(flight->reader, chunk.source),
                 plan.copy_chunk_time);
   }
@@ -95,7 +101,7 @@ void Fabric::serve(FlightId id) {
     return;
   }
   flight->lent = true;
-  move(id, world_.cluster.network(chunk.source, flight->reader, chunk.lane, landing), plan.network_chunk_time);
+  move(id, world_.cluster.network(chunk.source, flight->reader, chunk.lane, numa), plan.network_chunk_time);
 }
 
 void Fabric::leave(FlightId id) {

@@ -22,7 +22,17 @@ class NodeMemory {
     if (payload) std::memset(memory_.get() + shape.metadata_bytes(), 0xCC, shape.capacity);
     directory_.emplace(cache::Directory::create(memory_.get(), shape));
     watched_.resize(shape.entries);
+    touched_by_.resize((shape.capacity + kPlace - 1) / kPlace, kUntouched);
   }
+
+  /// Pages come from where whoever writes them first is, and stay there. Returns where the first of them lies.
+  std::uint32_t touch(std::uint64_t offset, std::uint64_t bytes, std::uint32_t numa) {
+    for (std::uint64_t at = offset / kPlace; at * kPlace < offset + bytes && at < touched_by_.size(); ++at) {
+      if (touched_by_[at] == kUntouched) touched_by_[at] = static_cast<std::uint8_t>(numa);
+    }
+    return lies_in(offset);
+  }
+  std::uint32_t lies_in(std::uint64_t offset) const { return touched_by_[offset / kPlace]; }
 
   cache::Directory& directory() { return *directory_; }
   cache::Lock& lock() { return lock_; }
@@ -52,6 +62,8 @@ class NodeMemory {
 
  private:
   static constexpr std::size_t kPage = 4096;
+  static constexpr std::uint64_t kPlace = 64 << 10;  // in which it is noted where memory comes from
+  static constexpr std::uint8_t kUntouched = UINT8_MAX;
   struct Free {
     void operator()(void* memory) const { std::free(memory); }
   };
@@ -81,6 +93,7 @@ class NodeMemory {
   std::optional<cache::Directory> directory_;
   cache::NoLock lock_;
   std::vector<Watched> watched_;
+  std::vector<std::uint8_t> touched_by_;  // NUMA node, by place
 };
 
 }  // namespace cardea::simulator

@@ -90,6 +90,7 @@ std::vector<Field> fields(Plan& p) {
       {"chunk-bytes", Unit::kBytes, &p.chunk_bytes, 8, 1 << 30, "at most, of each chunk"},
       {"network-chunks", Unit::kCount, &p.network_chunks, 1, 4096, "in flight over the network, of each rank"},
       {"copy-chunks", Unit::kCount, &p.copy_chunks, 1, 4096, "in flight within the node, of each rank"},
+      {"pull-chunks", Unit::kCount, &p.pull_chunks, 1, 4096, "in flight out of other ranks' slots, of each rank"},
       {"stagger", Unit::kSwitch, &p.stagger, 0, 1, "each rank starts with the source after its own"},
       {"network-first", Unit::kSwitch, &p.network_first, 0, 1, "network fetches start first"},
       {"side-by-side", Unit::kSwitch, &p.side_by_side, 0, 1, "network and copies move at once"},

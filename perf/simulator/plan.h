@@ -61,6 +61,7 @@ struct Plan {
   std::uint64_t chunk_bytes = 1 << 20;
   std::uint64_t network_chunks = 8;  // in flight, of each rank
   std::uint64_t copy_chunks = 4;
+  std::uint64_t pull_chunks = 8;  // out of other ranks' slots: more, for they come from several ranks
   bool stagger = true;
   bool network_first = true;
   bool side_by_side = true;

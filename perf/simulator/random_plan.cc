@@ -58,6 +58,7 @@ Plan random_plan(std::uint64_t seed) {
   plan.stops = random.chance(30) ? random.between(1, 3) : 0;
   plan.stop_time = 20'000;
   plan.detection = random.between(1000, 30'000);
+  plan.pull_chunks = random.between(1, 8);
   plan.watchdog = 1'000'000'000;  // such a job takes less than a millisecond
   return plan;
 }

@@ -16,7 +16,8 @@ std::vector<core::LaneLimits> lane_limits(const World& world, Rank rank) {
     limits[rail].chunks = static_cast<std::uint32_t>(world.plan.network_chunks);
     if (rail < world.cluster.nics(rank).size()) limits[rail].nic = world.cluster.nics(rank)[rail];
   }
-  limits[lanes.copy()].chunks = limits[lanes.pull()].chunks = static_cast<std::uint32_t>(world.plan.copy_chunks);
+  limits[lanes.copy()].chunks = static_cast<std::uint32_t>(world.plan.copy_chunks);
+  limits[lanes.pull()].chunks = static_cast<std::uint32_t>(world.plan.pull_chunks);
   return limits;
 }
 

@@ -83,6 +83,10 @@ class SimulatedRank {
   /// Where a chunk lands, or is copied from.
   std::byte* destination(const core::StartChunk& chunk);
   const std::byte* entry(cache::EntryIndex entry) const { return cache_->payload(entry); }
+  /// Where a chunk of an entry begins in the node cache's payload.
+  std::uint64_t cached_at(cache::EntryIndex entry, const core::ChunkRange& range) const {
+    return cache_->offset(entry) + range.offset;
+  }
   const std::byte* slot(core::SlotIndex slot) { return memory_.slot(slot); }
   Checks& checks() { return checks_; }
   /// When all is over: nothing is under way, all slots came back.

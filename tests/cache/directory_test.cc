@@ -52,6 +52,16 @@ TEST(Shape, BlocksFollowTheCapacityAndEveryEntryHasAWordForEachOfItsChunks) {
     EXPECT_EQ(Shape::of(kBlock, wrong).status().code(), CARDEA_ERR_INVALID_ARGUMENT) << wrong;
 }
 
+TEST(Directory, LooksForRoomFromABlockOnAndThenFromTheFirst) {
+  const PlainMemory memory(10 * kBlock, 4096);
+  Directory directory = memory.directory();
+  EXPECT_EQ(directory.free_run(3, 6), 6u);
+  EXPECT_EQ(directory.free_run(3, 8), 0u) << "two are left behind it";
+  ASSERT_NE(put(directory, {{1, 1}, 1, 1}, 4), kNoEntry);
+  EXPECT_EQ(directory.free_run(6, 9), 4u);
+  EXPECT_EQ(directory.free_run(7, 5), UINT32_MAX);
+}
+
 TEST(Directory, AttachRefusesWhatIsNoDirectory) {
   const PlainMemory memory(10 * kBlock, 4096);
   const std::uint64_t bytes = memory.shape().total_bytes();

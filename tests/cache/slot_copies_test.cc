@@ -62,6 +62,14 @@ TEST_F(SlotCopies, SaysInWhichSlotItLies) {
   EXPECT_EQ(copy.slot, 0x123456u);
 }
 
+TEST_F(SlotCopies, SaysWhoBroughtAChunkAndWhoHadItLast) {
+  EXPECT_EQ(rank(2).brought_by(entry_, 1), 0u);
+  put(1, 1);
+  rank(1).withdraw_copies(entry_);
+  EXPECT_EQ(rank(2).slot_copy(entry_, 1).state, CopyState::kNobody);
+  EXPECT_EQ(rank(2).brought_by(entry_, 1), 1u);
+}
+
 TEST_F(SlotCopies, AFailedCopyCanBeClaimedAgain) {
   EXPECT_TRUE(rank(0).try_claim_copy(entry_, 0, now_));
   EXPECT_TRUE(rank(0).finish_copy(entry_, 0, false, 3, 5));

@@ -16,13 +16,16 @@ struct Dealt {
   std::vector<std::size_t> of_rank;
 };
 
-Dealt deal(std::size_t chunks, std::uint64_t ranks, const std::vector<std::uint32_t>& uplinks) {
+Dealt deal(std::size_t chunks, std::uint64_t ranks, const std::vector<std::uint32_t>& uplinks, std::size_t turn = 0) {
   Dealt dealt{std::vector<int>(chunks, 0), std::vector<std::size_t>(64, 0)};
   for (std::uint32_t local = 0; local < 64; ++local) {
     if ((ranks >> local & 1) == 0) continue;
-    const auto [first, last] = share_of(chunks, ranks, local, uplinks);
-    dealt.of_rank[local] = last - first;
-    for (std::size_t i = first; i < last; ++i) ++dealt.of_chunk[i];
+    const Share share = share_of(ranks, local, uplinks, turn);
+    for (std::size_t i = 0; i < chunks; ++i) {
+      if (!share.has(i)) continue;
+      ++dealt.of_rank[local];
+      ++dealt.of_chunk[i];
+    }
   }
   return dealt;
 }
@@ -49,18 +52,47 @@ TEST(Split, EveryChunkGoesToOneRankWhoeverTakesPart) {
   const std::vector<std::uint32_t> uplinks = {4, 4, 2, 2, 2, 8, 1, 4};
   for (std::uint64_t ranks = 1; ranks < 256; ++ranks) {
     for (const std::size_t chunks : {1, 2, 7, 9, 64}) {
-      for (const int times : deal(chunks, ranks, uplinks).of_chunk) ASSERT_EQ(times, 1) << ranks << ", " << chunks;
+      for (const std::size_t turn : {0, 3, 1000}) {
+        for (const int times : deal(chunks, ranks, uplinks, turn).of_chunk)
+          ASSERT_EQ(times, 1) << ranks << ", " << chunks << ", " << turn;
+      }
     }
   }
 }
 
 TEST(Split, AloneARankCopiesAll) {
-  EXPECT_EQ(share_of(9, 1u << 3, 3, {}), (std::pair<std::size_t, std::size_t>(0, 9)));
+  EXPECT_EQ(deal(9, 1u << 3, {}).of_rank[3], 9u);
 }
 
 TEST(Split, WhoDoesNotTakePartGetsNothing) {
-  EXPECT_EQ(share_of(9, 0b110, 0, {}), (std::pair<std::size_t, std::size_t>(0, 0)));
-  EXPECT_EQ(share_of(9, 0, 0, {}), (std::pair<std::size_t, std::size_t>(0, 0)));
+  for (std::size_t chunk = 0; chunk < 9; ++chunk) {
+    EXPECT_FALSE(share_of(0b110, 0, {}, 0).has(chunk));
+    EXPECT_FALSE(share_of(0, 0, {}, 0).has(chunk));
+  }
+}
+
+TEST(Split, WhoHasAChunkMoreOfOneExpertHasNotOfTheNext) {
+  // Nine chunks for eight ranks: over eight experts each has had the ninth once.
+  std::vector<std::size_t> had(8, 0);
+  for (std::size_t expert = 0; expert < 8; ++expert) {
+    const Dealt dealt = deal(9, 0xFF, {}, expert);
+    for (std::size_t local = 0; local < 8; ++local) had[local] += dealt.of_rank[local];
+  }
+  for (const std::size_t chunks : had) EXPECT_EQ(chunks, 9u);
+}
+
+TEST(Split, NeighbouringChunksGoToDifferentUplinks) {
+  // So that an expert which comes chunk by chunk keeps both links busy.
+  const std::vector<std::uint32_t> uplinks = {1, 1, 2, 2};
+  for (std::size_t chunk = 0; chunk + 1 < 16; ++chunk) {
+    const auto uplink_of = [&](std::size_t which) {
+      for (std::uint32_t local = 0; local < 4; ++local) {
+        if (share_of(0xF, local, uplinks, 5).has(which)) return uplinks[local];
+      }
+      return 0u;
+    };
+    EXPECT_NE(uplink_of(chunk), uplink_of(chunk + 1)) << chunk;
+  }
 }
 
 }  // namespace

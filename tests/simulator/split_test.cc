@@ -3,6 +3,10 @@
 // the same among faults.
 #include <gtest/gtest.h>
 
+#include <cstdio>
+#include <set>
+#include <vector>
+
 #include "perf/simulator/simulation.h"
 
 namespace cardea::simulator {
@@ -73,12 +77,70 @@ TEST(SplitAndSwap, GoesOnWhereSlotsAreFew) {
   EXPECT_EQ(report.copy_bytes, kWithinNode + 4 * kRemote);
 }
 
+/// Chunks that were copied or pulled out of the node cache by rank 0 while others of the expert still set out to there.
+std::uint64_t copied_early(const Plan& plan) {
+  std::FILE* const log = std::tmpfile();
+  EXPECT_TRUE(log != nullptr && simulate(plan, log).ok());
+  std::rewind(log);
+  struct Start {
+    unsigned long long expert, into, from;
+  };
+  std::vector<Start> starts;
+  constexpr unsigned long long kNone = cache::kNoEntry;
+  char line[512];
+  while (std::fgets(line, sizeof(line), log) != nullptr) {
+    unsigned long long rank = 0;
+    Start start{};
+    const int read = std::sscanf(line,
+                                 "%*u %llu start chunk=%*u lane=%*u layer=%*u expert=%llu version=%*u source=%*u slot=%*u "
+                                 "into=%llu from=%llu",
+                                 &rank, &start.expert, &start.into, &start.from);
+    if (read == 4 && (start.into != kNone || rank == 0)) starts.push_back(start);
+  }
+  std::fclose(log);
+  std::uint64_t early = 0;
+  std::set<unsigned long long> still_coming;  // experts, seen from the end
+  for (auto at = starts.rbegin(); at != starts.rend(); ++at) {
+    if (at->into != kNone) still_coming.insert(at->expert);
+    if (at->from != kNone) early += still_coming.count(at->expert);
+  }
+  return early;
+}
+
+TEST(SplitAndSwap, CopiesWhatHasComeBeforeTheExpertIsWhole) {
+  Plan plan = two_by_four();
+  plan.layers = 1;
+  plan.prefetch = false;
+  plan.expert_bytes = 64 << 10;
+  plan.cache_bytes = 4 << 20;
+  plan.bytes = false;
+  EXPECT_GT(copied_early(plan), 8u * 16) << "of the eight experts with 64 chunks each";
+  plan.gangs = 100;  // a gang takes its slots when all of it is there
+  EXPECT_EQ(copied_early(plan), 0u);
+}
+
+TEST(SplitAndSwap, ARankThatFellBehindPullsFromThoseAhead) {
+  // One rank in sixteen freezes for as long as the others need for everything. Had they withdrawn what they had in slots
+  // when they finished, it would have to copy all by itself, and the more bytes would leave host memory.
+  Plan plan = two_by_four();
+  plan.stops = 1;
+  plan.stop_time = 5'000'000;
+  std::uint64_t stopped = 0;
+  for (std::uint64_t seed = 1; seed <= 10; ++seed) {
+    plan.seed = seed;
+    const Report report = run(plan);
+    stopped += report.stops;
+    EXPECT_GE(report.pulled_bytes, 3 * kRemote * 95 / 100) << "seed " << seed;
+  }
+  EXPECT_GT(stopped, 5u);
+}
+
 TEST(SplitAndSwap, SurvivesDeathsAndStops) {
   std::uint64_t pulled = 0, deaths = 0, stops = 0;
   for (std::uint64_t seed = 1; seed <= 30; ++seed) {
     Plan plan = two_by_four();
     plan.seed = seed;
-    plan.slots = 3;
+    plan.slots = seed % 2 == 0 ? 3 : 32;  // with plenty, copies begin before experts are whole
     plan.deaths = 1;
     plan.stops = 2;
     plan.stop_time = 300'000;

@@ -34,7 +34,8 @@ Result<Endpoint> parse_endpoint(std::string_view text, bool any_port) {
   } else if (host.find(':') != std::string_view::npos) {
     return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "\"{}\": an IPv6 address is written [address]:port", text);
   }
-  if (host.empty() || host.size() > 255) return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "\"{}\" names no host", text);
+  if (host.empty() || host.size() > 255 || host.find_first_of("[]") != std::string_view::npos)
+    return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "\"{}\" names no host", text);
   const auto port = parse_number(text.substr(colon + 1), any_port ? 0 : 1, 65535);
   if (!port.ok()) return port.status().within(fmt::format("port of \"{}\"", text));
   return Endpoint{.host = std::string(host), .port = static_cast<std::uint16_t>(*port)};

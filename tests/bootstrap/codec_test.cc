@@ -145,8 +145,8 @@ TEST(Endpoint, ReadsAndWritesAllForms) {
     ASSERT_TRUE(endpoint.ok()) << text;
     EXPECT_EQ(to_string(*endpoint), text);
   }
-  for (const char* text :
-       {"", "host", ":1", "host:", "host:0", "host:65536", "host:99999", "host:-1", "host:1x", "::1:80", "unix:"}) {
+  for (const char* text : {"", "host", ":1", "host:", "host:0", "host:65536", "host:99999", "host:-1", "host:1x", "::1:80",
+                           "unix:", "[[]]:118", "[a]b]:1", "a[b:1"}) {
     EXPECT_EQ(parse_endpoint(text).status().code(), CARDEA_ERR_INVALID_ARGUMENT) << text;
   }
 }

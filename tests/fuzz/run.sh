@@ -106,7 +106,7 @@ fuzz() {
   # UCX does not free all that it has allocated.
   [[ $name != ucx_receive ]] || leaks=0
   ASAN_OPTIONS=detect_odr_violation=0:detect_leaks=$leaks:${ASAN_OPTIONS-} "$base/bin/${name}_fuzz" -max_total_time="$seconds" \
-    -max_len="${most[$name]}" -timeout="$input_timeout" -rss_limit_mb=2048 -print_final_stats=1 -detect_leaks=$leaks \
+    -max_len="${most[$name]}" -timeout="$input_timeout" -report_slow_units="$input_timeout" -rss_limit_mb=2048 -print_final_stats=1 -detect_leaks=$leaks \
     -artifact_prefix="$findings/$name-" "$base/corpus/$name" >"$logs/$name.log" 2>&1 || status=$?
   echo "$status" >"$logs/$name.status"
 }

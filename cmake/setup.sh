@@ -9,7 +9,7 @@ cardea_build_packages=(
   libgtest-dev libgmock-dev libbenchmark-dev
   libcli11-dev nlohmann-json3-dev libpugixml-dev "libopenblas-serial-dev|libopenblas-dev"
 )
-cardea_test_packages=(iproute2 iperf3)  # the emulated cluster, and what its goodput is measured against
+cardea_test_packages=(iproute2 iperf3 python3)  # the emulated cluster, what its goodput is measured against, and what reads JSON
 
 # cardea_missing_packages PACKAGE...: prints those that are not installed.
 cardea_missing_packages() {

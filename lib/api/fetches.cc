@@ -166,14 +166,19 @@ void release_all(const std::vector<std::uint64_t>& ids, Note note) {
   Context& in = **context;
   // Without it the next expert could overwrite what is still being read: the views stay.
   if (const Status status = let_streams_read(in, ids); !status.ok()) return note(status);
+  std::vector<core::ViewNumber> views;  // of the same context, all of them
+  for (const std::uint64_t id : ids) {
+    if (kind_of(id) == Kind::kView) {
+      views.push_back(object_of(id));
+    } else {
+      note(context_for(id, Kind::kView).status());
+    }
+  }
   const engine::Runtime::CallerIssues issues(in.runtime(), !in.on_engine_thread());
   const auto held = in.lock();
-  for (const std::uint64_t id : ids) {
-    Result<std::shared_ptr<Context>> same = context_for(id, Kind::kView);
-    Status status = same.status();
-    if (status.ok()) status = in.runtime().release(object_of(id)).within("view handle");
-    note(status.ok() ? in.aborted() : status);
-  }
+  std::vector<Status> outcomes;
+  in.runtime().release(views, outcomes);
+  for (const Status& status : outcomes) note(status.ok() ? in.aborted() : status.within("view handle"));
 }
 
 }  // namespace

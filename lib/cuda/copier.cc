@@ -83,82 +83,94 @@ void Copier::issue() {
   for (;;) {
     const std::unique_lock issuing(issuing_, std::try_to_lock);
     if (!issuing) return;  // who holds it looks again when it is done
-    std::vector<CopyOrder> orders;
     bool closing = false;
     {
       const std::scoped_lock held(mutex_);
-      orders.swap(inbox_);
+      taken_.swap(inbox_);
       closing = closing_;
     }
-    if (orders.empty()) return;
+    if (taken_.empty()) return;
     if (closing) {
-      const std::scoped_lock held(mutex_);
-      Queued& canceled = queued_[0].emplace_back();
-      canceled.failed = Status(CARDEA_ERR_CANCELED, "the context is being destroyed");
-      canceled.orders = std::move(orders);
-      continue;
+      not_queued(Queue::kPull, Status(CARDEA_ERR_CANCELED, "the context is being destroyed"), taken_);
+    } else {
+      issue_some(taken_);
     }
-    issue_some(orders);
+    taken_.clear();
   }
 }
 
-void Copier::issue_some(std::vector<CopyOrder>& orders) {
+void Copier::not_queued(Queue queue, const Status& why, std::span<const CopyOrder> orders) {
+  Queued failed;
+  failed.failed = why;
+  for (const CopyOrder& order : orders) failed.orders.push_back({order.token, order.stamp, order.version});
+  const std::scoped_lock held(mutex_);
+  queued_[static_cast<std::size_t>(queue)].push_back(std::move(failed));
+}
+
+void Copier::issue_some(std::span<const CopyOrder> orders) {
   const Device::Current current(*device_);
-  std::vector<CopyOrder> together;
   std::uint64_t limit = kFirstBatch;
-  for (CopyOrder& order : orders) {
-    const bool other_queue = !together.empty() && together.front().queue != order.queue;
+  std::size_t first = 0;  // orders from here on are in the batch
+  const auto flush_until = [&](std::size_t end) {
+    if (first < end) flush(orders.subspan(first, end - first));
+    first = end;
+  };
+  for (std::size_t i = 0; i < orders.size(); ++i) {
+    const CopyOrder& order = orders[i];
+    const bool other_queue = first < i && orders[first].queue != order.queue;
     if (other_queue || batch_.bytes() >= limit) {
       limit = other_queue ? kFirstBatch : std::min(limit * 2, kLargestBatch);
-      flush(together.front().queue, together);
+      flush_until(i);
     }
-    const std::vector<EventRef> before = must_come_before(order);
-    const bool again = order.slot != 0 && std::any_of(together.begin(), together.end(),
-                                                      [&](const CopyOrder& other) { return other.slot == order.slot; });
     // What waits for a reader must not hold up those before it, and a batch has no order within.
-    if ((again || !before.empty()) && !together.empty()) flush(together.front().queue, together);
+    if (find_what_comes_before(order) || !before_.empty()) {
+      flush_until(i);
+      if (order.slot != 0) {
+        const std::scoped_lock held(mutex_);
+        slots_[order.slot].batch = batches_;
+      }
+    }
     Status status;
-    for (const EventRef& event : before) {
+    for (const EventRef& event : before_) {
       if (status.ok()) {
         status = device_->check(device_->driver().stream_wait_event(stream(order.queue), event->handle(), 0),
                                 "cuStreamWaitEvent");
       }
     }
-    if (!status.ok()) {
-      const std::scoped_lock held(mutex_);
-      Queued& failed = queued_[static_cast<std::size_t>(order.queue)].emplace_back();
-      failed.failed = status;
-      failed.orders.push_back(std::move(order));
+    if (!status.ok()) {  // it stands alone: something was to come before it
+      not_queued(order.queue, status, std::span(&order, 1));
+      first = i + 1;
       continue;
     }
-    batch_.add(order.pieces);
-    together.push_back(std::move(order));
+    batch_.add({order.pieces.data(), order.pieces.size()});
   }
-  if (!together.empty()) flush(together.front().queue, together);
+  flush_until(orders.size());
   for (auto& events : awaited_) events.clear();
 }
 
-std::vector<EventRef> Copier::must_come_before(const CopyOrder& order) {
-  std::vector<EventRef> events;
-  if (order.slot == 0) return events;
+/// Into before_. True if the order's slot is written by the batch that is being filled.
+bool Copier::find_what_comes_before(const CopyOrder& order) {
+  before_.clear();
+  if (order.slot == 0) return false;
+  bool again = false;
   {
     const std::scoped_lock held(mutex_);
-    const auto found = slots_.find(order.slot);
-    if (found == slots_.end()) return events;
-    Slot& slot = found->second;
-    events = std::exchange(slot.readers, {});
+    Slot& slot = slots_[order.slot];
+    again = std::exchange(slot.batch, batches_) == batches_;
+    before_.swap(slot.readers);
     if (slot.written.event && slot.written.queue != order.queue && !passed(slot.written))
-      events.push_back(slot.written.event);
+      before_.push_back(slot.written.event);
   }
   // One event often tells of many slots; what the queue waits for already, or what has passed, needs no wait and no batch of
   // its own.
   auto& awaited = awaited_[static_cast<std::size_t>(order.queue)];
-  std::erase_if(events, [&](const EventRef& event) {
+  const auto needless = std::remove_if(before_.begin(), before_.end(), [&](const EventRef& event) {
     if (std::find(awaited.begin(), awaited.end(), event) != awaited.end()) return true;
     awaited.push_back(event);
     return device_->driver().event_query(event->handle()) == kSuccess;
   });
-  return events;
+  before_.erase(needless, before_.end());
+  return again;
 }
 
 Status Copier::copy(Stream stream) {
@@ -186,7 +198,8 @@ Status Copier::copy(Stream stream) {
   return {};
 }
 
-void Copier::flush(Queue queue, std::vector<CopyOrder>& orders) {
+void Copier::flush(std::span<const CopyOrder> orders) {
+  const Queue queue = orders.front().queue;
   const auto q = static_cast<std::size_t>(queue);
   Queued together;
   together.number = ++last_number_[q];
@@ -196,11 +209,12 @@ void Copier::flush(Queue queue, std::vector<CopyOrder>& orders) {
   if (event.ok()) together.event = std::move(*event);
   if (together.failed.ok()) together.failed = event.status();
   batch_.clear();
-  std::vector<std::uint64_t> tokens;
-  tokens.reserve(orders.size());
-  for (CopyOrder& order : orders) {
-    order.pieces = {};
-    tokens.push_back(order.token);
+  ++batches_;
+  tokens_.clear();
+  together.orders.reserve(orders.size());
+  for (const CopyOrder& order : orders) {
+    together.orders.push_back({order.token, order.stamp, order.version});
+    tokens_.push_back(order.token);
   }
   const bool queued = together.failed.ok();
   {
@@ -208,16 +222,14 @@ void Copier::flush(Queue queue, std::vector<CopyOrder>& orders) {
     for (const CopyOrder& order : orders) {
       if (order.slot != 0) slots_[order.slot].written = Mark{queue, together.number, together.event};
     }
-    together.orders = std::move(orders);
     queued_[q].push_back(std::move(together));
   }
-  orders.clear();
-  if (queued) observer_.on_copies_queued(tokens);
+  if (queued) observer_.on_copies_queued(tokens_);
 }
 
 // ---------------------------------------------------------------- completions
 
-Status Copier::fate_of(const CopyOrder& order) const {
+Status Copier::fate_of(const Order& order) {
   if (order.stamp == nullptr) return {};
   const Version now = __atomic_load_n(order.stamp, __ATOMIC_ACQUIRE);
   if (now == order.version) return {};
@@ -255,7 +267,7 @@ bool Copier::look() {
       any = true;
       if (done.number != 0) passed_[q].store(done.number, std::memory_order_release);
       const Status status = done.failed.ok() ? device_->check(code, "copy") : done.failed;
-      for (const CopyOrder& order : done.orders) {
+      for (const Order& order : done.orders) {
         outstanding_.fetch_sub(1, std::memory_order_acq_rel);
         observer_.on_copy_done(order.token, status.ok() ? fate_of(order) : status);
       }

@@ -25,6 +25,8 @@
 #include <thread>
 #include <unordered_map>
 
+#include <boost/container/small_vector.hpp>
+
 #include "lib/base/types.h"
 #include "lib/cuda/batch.h"
 #include "lib/cuda/event.h"
@@ -41,7 +43,7 @@ struct CopyOrder {
   std::uint64_t token = 0;
   Queue queue = Queue::kPull;
   SlotKey slot = 0;
-  std::vector<CopyPiece> pieces;
+  boost::container::small_vector<CopyPiece, 4> pieces;  // one for each segment, usually
   /// Read after the last byte; another value than `version` makes it STALE. Null: not checked. Must stay readable until
   /// the order is done.
   const Version* stamp = nullptr;
@@ -106,15 +108,22 @@ class Copier {
     std::uint64_t number = 0;
     EventRef event;
   };
+  using Events = boost::container::small_vector<EventRef, 2>;
   struct Slot {
     Mark written;
-    std::vector<EventRef> readers;
+    Events readers;
+    std::uint64_t batch = 0;  // the last one that writes it
+  };
+  struct Order {  // of a CopyOrder, what is needed when it is done
+    std::uint64_t token = 0;
+    const Version* stamp = nullptr;
+    Version version = 0;
   };
   struct Queued {  // copies that one event tells of
     EventRef event;
     std::uint64_t number = 0;
-    std::vector<CopyOrder> orders;  // without pieces
-    Status failed;                  // they could not be queued
+    std::vector<Order> orders;
+    Status failed;  // they could not be queued
   };
   struct Watch {
     EventRef event;
@@ -125,11 +134,12 @@ class Copier {
   Status start();
   void run();
   bool look();
-  void issue_some(std::vector<CopyOrder>& orders);
-  void flush(Queue queue, std::vector<CopyOrder>& orders);
-  std::vector<EventRef> must_come_before(const CopyOrder& order);
+  void issue_some(std::span<const CopyOrder> orders);
+  void flush(std::span<const CopyOrder> orders);
+  bool find_what_comes_before(const CopyOrder& order);
+  void not_queued(Queue queue, const Status& why, std::span<const CopyOrder> orders);
   Status copy(Stream stream);
-  Status fate_of(const CopyOrder& order) const;
+  static Status fate_of(const Order& order);
   bool passed(const Mark& mark) const {
     return mark.number <= passed_[static_cast<std::size_t>(mark.queue)].load(std::memory_order_acquire);
   }
@@ -141,8 +151,12 @@ class Copier {
   std::shared_ptr<EventPool> events_;
   std::array<Stream, kQueues> streams_{};
 
-  std::mutex issuing_;  // held while orders are put on streams; guards the next three
-  Batch batch_;
+  std::mutex issuing_;            // held while orders are put on streams; guards what follows
+  std::vector<CopyOrder> taken_;  // out of the inbox
+  Batch batch_;                   // being filled
+  std::uint64_t batches_ = 1;     // its number
+  Events before_;                 // what the next order waits for
+  std::vector<std::uint64_t> tokens_;
   std::array<std::vector<EventRef>, kQueues> awaited_;  // in this run of orders
   std::array<std::uint64_t, kQueues> last_number_{};
   std::mutex polling_;  // held while completions are looked for and told

@@ -267,7 +267,10 @@ bool Runtime::copy_by_gpu(const core::StartChunk& start) {
   std::uint64_t payload = 0;
   for (const cuda::CopyPiece& piece : order->pieces) payload += piece.bytes;
   const cardea_path_t path = start.from != cache::kNoEntry ? CARDEA_PATH_CACHE : CARDEA_PATH_NODE_GPU;
-  in_flight_[start.chunk] = {path, payload, slab.on_device, {}};
+  InFlight& flight = in_flight_.add(start.chunk);
+  flight.path = path;
+  flight.payload = payload;
+  flight.ordered = slab.on_device;
   order_copy(std::move(*order));
   return true;
 }
@@ -406,8 +409,8 @@ void Runtime::drop_staged(core::LayerNumber layer) {
 void Runtime::on_copies_queued(std::span<const std::uint64_t> tokens) {
   const auto held = lock();
   for (const std::uint64_t token : tokens) {
-    const auto flight = in_flight_.find(token);
-    if (flight == in_flight_.end() || !flight->second.ordered) continue;
+    const InFlight* const flight = in_flight_.find(token);
+    if (flight == nullptr || !flight->ordered) continue;
     core_.chunk_queued(token, now());
   }
   dispatch();
@@ -421,8 +424,8 @@ void Runtime::on_copy_done(std::uint64_t token, const Status& status) {
 // ---------------------------------------------------------------- streams
 
 std::optional<Runtime::StreamView> Runtime::stream_view(core::ViewNumber view) const {
-  const auto found = stream_views_.find(view);
-  return found == stream_views_.end() ? std::nullopt : std::optional(found->second);
+  const StreamView* const found = stream_views_.find(view);
+  return found == nullptr ? std::nullopt : std::optional(*found);
 }
 
 Status Runtime::publish_on(cuda::Stream stream, LayerRecord& layer, Version version) {

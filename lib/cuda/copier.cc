@@ -127,7 +127,8 @@ void Copier::issue_some(std::span<const CopyOrder> orders) {
       flush_until(i);
     }
     // What waits for a reader must not hold up those before it, and a batch has no order within.
-    if (find_what_comes_before(order) || !before_.empty()) {
+    const bool alone = first == i;
+    if (find_what_comes_before(order, alone) || (!alone && !before_.empty())) {
       flush_until(i);
       if (order.slot != 0) {
         const std::scoped_lock held(mutex_);
@@ -152,8 +153,8 @@ void Copier::issue_some(std::span<const CopyOrder> orders) {
   for (auto& events : awaited_) events.clear();
 }
 
-/// Into before_. True if the order's slot is written by the batch that is being filled.
-bool Copier::find_what_comes_before(const CopyOrder& order) {
+/// Into before_. True if the order's slot is written by the batch that is being filled. `alone`: the order begins a batch.
+bool Copier::find_what_comes_before(const CopyOrder& order, bool alone) {
   before_.clear();
   if (order.slot == 0) return false;
   bool again = false;
@@ -166,12 +167,12 @@ bool Copier::find_what_comes_before(const CopyOrder& order) {
       before_.push_back(slot.written.event);
   }
   // One event often tells of many slots; what the queue waits for already, or what has passed, needs no wait and no batch of
-  // its own.
+  // its own. To ask the driver costs more than to wait for what has passed: only where a batch would be broken off for it.
   auto& awaited = awaited_[static_cast<std::size_t>(order.queue)];
   const auto needless = std::remove_if(before_.begin(), before_.end(), [&](const EventRef& event) {
     if (std::find(awaited.begin(), awaited.end(), event) != awaited.end()) return true;
     awaited.push_back(event);
-    return device_->driver().event_query(event->handle()) == kSuccess;
+    return !alone && device_->driver().event_query(event->handle()) == kSuccess;
   });
   before_.erase(needless, before_.end());
   return again;

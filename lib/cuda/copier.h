@@ -147,7 +147,7 @@ class Copier {
   void tell_times(Queue queue, const Queued& done);
   void issue_some(std::span<const CopyOrder> orders);
   void flush(std::span<const CopyOrder> orders);
-  bool find_what_comes_before(const CopyOrder& order);
+  bool find_what_comes_before(const CopyOrder& order, bool alone);
   void not_queued(Queue queue, const Status& why, std::span<const CopyOrder> orders);
   Status copy(Stream stream);
   static Status fate_of(const Order& order);

@@ -27,6 +27,9 @@ from .rows import Rows, groups_of
 from .shapes import Shape
 
 
+_SURELY_WANTED = 64  # pairs for each expert, on the average
+
+
 class Replicated:
     name = "pure"
 
@@ -76,8 +79,11 @@ class Fetching:
 
     def forward(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
         rows = Rows(routing.experts, self._shape.experts, self._order)
-        home, away = self._order[: self._local], [e for e in self._order[self._local :] if rows.count(e)]
+        home, away = self._order[: self._local], self._order[self._local :]
         combiner = Combiner(len(x), rows.top_k, self._shape.hidden, x.dtype, x.device)
+        # With many pairs for each expert all are wanted, and the fetch need not wait until the host knows the counts.
+        if routing.experts.numel() < _SURELY_WANTED * self._shape.experts:
+            away = [e for e in away if rows.count(e)]
         fetch = self._layer.fetch(self._version, away, slots=True) if away else None
         self._compute(x, rows, home, self._home, [rows.count(e) for e in home], combiner)
         while fetch is not None:

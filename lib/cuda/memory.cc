@@ -149,6 +149,13 @@ Residence residence(const Driver& driver, const void* address) {
   return type == kMemoryTypeDevice ? Residence::kDevice : Residence::kHost;
 }
 
+bool readable(const Device& device, const void* address) {
+  const auto type = attribute<unsigned>(device.driver(), address, Attribute::kMemoryType);
+  if (!type) return false;
+  if (*type == kMemoryTypeHost) return true;
+  return attribute<int>(device.driver(), address, Attribute::kDeviceOrdinal).value_or(-1) == device.ordinal();
+}
+
 Status check_residence(const Device& device, const void* address) {
   const Driver& driver = device.driver();
   const auto type = attribute<unsigned>(driver, address, Attribute::kMemoryType);

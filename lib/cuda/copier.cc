@@ -10,6 +10,7 @@
 
 #include "lib/base/log.h"
 #include "lib/cuda/queue_copies.h"
+#include "lib/telemetry/nvtx.h"
 
 namespace cardea::cuda {
 namespace {
@@ -28,15 +29,17 @@ constexpr std::chrono::milliseconds kPromise{2};
 
 }  // namespace
 
-Copier::Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name)
+Copier::Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name, bool timed)
     : device_(std::move(device)),
       observer_(observer),
       name_(std::move(name)),
-      events_(std::make_shared<EventPool>(device_)) {}
+      events_(std::make_shared<EventPool>(device_)),
+      timed_(timed ? std::make_shared<EventPool>(device_, true) : nullptr),
+      clock_(timed ? std::make_unique<DeviceClock>(device_, timed_) : nullptr) {}
 
-Result<std::unique_ptr<Copier>> Copier::make(std::shared_ptr<const Device> device, CopyObserver& observer,
-                                             std::string name) {
-  std::unique_ptr<Copier> copier(new Copier(std::move(device), observer, std::move(name)));
+Result<std::unique_ptr<Copier>> Copier::make(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name,
+                                             bool timed) {
+  std::unique_ptr<Copier> copier(new Copier(std::move(device), observer, std::move(name), timed));
   if (const Status status = copier->start(); !status.ok()) return status;
   return copier;
 }
@@ -109,6 +112,7 @@ void Copier::not_queued(Queue queue, const Status& why, std::span<const CopyOrde
 }
 
 void Copier::issue_some(std::span<const CopyOrder> orders) {
+  const telemetry::NvtxRange range("copies", orders.size());
   const Device::Current current(*device_);
   std::uint64_t limit = kFirstBatch;
   std::size_t first = 0;  // orders from here on are in the batch
@@ -124,7 +128,8 @@ void Copier::issue_some(std::span<const CopyOrder> orders) {
       flush_until(i);
     }
     // What waits for a reader must not hold up those before it, and a batch has no order within.
-    if (find_what_comes_before(order) || !before_.empty()) {
+    const bool alone = first == i;
+    if (find_what_comes_before(order, alone) || (!alone && !before_.empty())) {
       flush_until(i);
       if (order.slot != 0) {
         const std::scoped_lock held(mutex_);
@@ -149,8 +154,8 @@ void Copier::issue_some(std::span<const CopyOrder> orders) {
   for (auto& events : awaited_) events.clear();
 }
 
-/// Into before_. True if the order's slot is written by the batch that is being filled.
-bool Copier::find_what_comes_before(const CopyOrder& order) {
+/// Into before_. True if the order's slot is written by the batch that is being filled. `alone`: the order begins a batch.
+bool Copier::find_what_comes_before(const CopyOrder& order, bool alone) {
   before_.clear();
   if (order.slot == 0) return false;
   bool again = false;
@@ -163,12 +168,12 @@ bool Copier::find_what_comes_before(const CopyOrder& order) {
       before_.push_back(slot.written.event);
   }
   // One event often tells of many slots; what the queue waits for already, or what has passed, needs no wait and no batch of
-  // its own.
+  // its own. To ask the driver costs more than to wait for what has passed: only where a batch would be broken off for it.
   auto& awaited = awaited_[static_cast<std::size_t>(order.queue)];
   const auto needless = std::remove_if(before_.begin(), before_.end(), [&](const EventRef& event) {
     if (std::find(awaited.begin(), awaited.end(), event) != awaited.end()) return true;
     awaited.push_back(event);
-    return device_->driver().event_query(event->handle()) == kSuccess;
+    return !alone && device_->driver().event_query(event->handle()) == kSuccess;
   });
   before_.erase(needless, before_.end());
   return again;
@@ -179,9 +184,13 @@ void Copier::flush(std::span<const CopyOrder> orders) {
   const auto q = static_cast<std::size_t>(queue);
   Queued together;
   together.number = ++last_number_[q];
+  together.bytes = batch_.bytes();
+  if (timed_) {
+    if (Result<EventRef> begin = timed_->record(stream(queue)); begin.ok()) together.begin = std::move(*begin);
+  }
   together.failed = queue_copies(*device_, batch_, stream(queue));
   // After a failure some of it may be under way: the event tells when nothing writes any more.
-  Result<EventRef> event = events_->record(stream(queue));
+  Result<EventRef> event = (timed_ ? timed_ : events_)->record(stream(queue));
   if (event.ok()) together.event = std::move(*event);
   if (together.failed.ok()) together.failed = event.status();
   batch_.clear();
@@ -218,10 +227,17 @@ bool Copier::poll() {
   return polling && look();
 }
 
+void Copier::tell_times(Queue queue, const Queued& done) {
+  const auto span = clock_->between(done.begin, done.event);
+  if (!span) return;
+  observer_.on_batch_timed({queue, done.number, done.bytes, static_cast<std::uint32_t>(done.orders.size()), *span});
+}
+
 // With polling_ held. Whether anything was done.
 bool Copier::look() {
   const Device::Current current(*device_);
   const Driver& driver = device_->driver();
+  if (clock_) clock_->keep_up();
   bool any = false;
   for (std::size_t q = 0; q < kQueues; ++q) {
     for (;;) {
@@ -243,6 +259,7 @@ bool Copier::look() {
       any = true;
       if (done.number != 0) passed_[q].store(done.number, std::memory_order_release);
       const Status status = done.failed.ok() ? device_->check(code, "copy") : done.failed;
+      if (status.ok() && done.begin) tell_times(static_cast<Queue>(q), done);
       for (const Order& order : done.orders) {
         outstanding_.fetch_sub(1, std::memory_order_acq_rel);
         observer_.on_copy_done(order.token, status.ok() ? fate_of(order) : status);

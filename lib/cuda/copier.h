@@ -29,7 +29,7 @@
 
 #include "lib/base/types.h"
 #include "lib/cuda/batch.h"
-#include "lib/cuda/event.h"
+#include "lib/cuda/device_clock.h"
 
 namespace cardea::cuda {
 
@@ -56,13 +56,23 @@ class CopyObserver {
   /// Work that is queued on a stream from here on may use them.
   virtual void on_copies_queued(std::span<const std::uint64_t> tokens) = 0;
   virtual void on_copy_done(std::uint64_t token, const Status& status) = 0;
+  /// Copies that went together, when they are done, by the device's own time; from copiers that time them.
+  struct Batch {
+    Queue queue = Queue::kPull;
+    std::uint64_t number = 0;  // of the queue's
+    std::uint64_t bytes = 0;
+    std::uint32_t orders = 0;
+    DeviceClock::Span span;
+  };
+  virtual void on_batch_timed(const Batch&) {}
 };
 
 class Copier {
  public:
-  /// The observer must outlive close(). DEVICE, NO_MEMORY.
-  static Result<std::unique_ptr<Copier>> make(std::shared_ptr<const Device> device, CopyObserver& observer,
-                                              std::string name);
+  /// The observer must outlive close(). `timed`: the device tells when copies ran, which costs it a microsecond for each
+  /// batch. DEVICE, NO_MEMORY.
+  static Result<std::unique_ptr<Copier>> make(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name,
+                                              bool timed = false);
   ~Copier();
   Copier(const Copier&) = delete;
   Copier& operator=(const Copier&) = delete;
@@ -119,9 +129,9 @@ class Copier {
     const Version* stamp = nullptr;
     Version version = 0;
   };
-  struct Queued {  // copies that one event tells of
-    EventRef event;
-    std::uint64_t number = 0;
+  struct Queued {           // copies that one event tells of
+    EventRef event, begin;  // with a beginning if it is timed
+    std::uint64_t number = 0, bytes = 0;
     std::vector<Order> orders;
     Status failed;  // they could not be queued
   };
@@ -130,13 +140,14 @@ class Copier {
     std::function<void(const Status&)> then;
   };
 
-  Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name);
+  Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name, bool timed);
   Status start();
   void run();
   bool look();
+  void tell_times(Queue queue, const Queued& done);
   void issue_some(std::span<const CopyOrder> orders);
   void flush(std::span<const CopyOrder> orders);
-  bool find_what_comes_before(const CopyOrder& order);
+  bool find_what_comes_before(const CopyOrder& order, bool alone);
   void not_queued(Queue queue, const Status& why, std::span<const CopyOrder> orders);
   static Status fate_of(const Order& order);
   bool passed(const Mark& mark) const {
@@ -148,6 +159,8 @@ class Copier {
   CopyObserver& observer_;
   const std::string name_;
   std::shared_ptr<EventPool> events_;
+  std::shared_ptr<EventPool> timed_;  // null unless copies are timed; likewise the next
+  std::unique_ptr<DeviceClock> clock_;
   std::array<Stream, kQueues> streams_{};
 
   std::mutex issuing_;            // held while orders are put on streams; guards what follows

@@ -37,7 +37,7 @@ Status Runtime::use_device() {
   }
   Result<std::shared_ptr<const cuda::Device>> device = cuda::Device::open(std::move(*driver), ordinal);
   if (!device.ok()) return device.status();
-  Result<std::unique_ptr<cuda::Copier>> copier = cuda::Copier::make(std::move(*device), *this, name_);
+  Result<std::unique_ptr<cuda::Copier>> copier = cuda::Copier::make(std::move(*device), *this, name_, time_copies_);
   if (!copier.ok()) return copier.status();
   const auto held = lock();
   copier_ = std::move(*copier);
@@ -424,6 +424,15 @@ void Runtime::on_copies_queued(std::span<const std::uint64_t> tokens) {
 void Runtime::on_copy_done(std::uint64_t token, const Status& status) {
   if (token >> 63 != 0) return staged(token, status);
   on_chunk_done(token, status);
+}
+
+void Runtime::on_batch_timed(const cuda::CopyObserver::Batch& batch) {
+  static_assert(static_cast<int>(telemetry::GpuQueue::kPull) == static_cast<int>(cuda::Queue::kPull));
+  static_assert(static_cast<int>(telemetry::GpuQueue::kDownload) == static_cast<int>(cuda::Queue::kDownload));
+  const auto held = lock();
+  if (!recorder_) return;
+  recorder_->copied(now(), static_cast<telemetry::GpuQueue>(batch.queue), batch.number, batch.bytes, batch.orders,
+                    batch.span.begin, batch.span.took);
 }
 
 // ---------------------------------------------------------------- streams

@@ -107,6 +107,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   // ---- this rank's GPU (gpu.cc); without the mutex, unless said otherwise
   /// Finds the driver and this rank's device, once. UNSUPPORTED says what is missing; CONFIGURATION, DEVICE.
   Status use_device();
+  /// The GPU's copies are recorded with the device's own times, if no device is in use yet.
+  void time_copies() { time_copies_ = true; }
   /// Any thread. Null while no device memory is used; stays what it is from then on.
   cuda::Copier* copier() const { return gpu_.load(std::memory_order_acquire); }
   Result<RegionNumber> allocate_device(std::uint64_t bytes);
@@ -310,6 +312,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void drop_staged(core::LayerNumber layer);
   void on_copies_queued(std::span<const std::uint64_t> tokens) override;
   void on_copy_done(std::uint64_t token, const Status& status) override;
+  void on_batch_timed(const cuda::CopyObserver::Batch& batch) override;
   Status map_device_region(Rank from, LayerRecord& layer, const RegionOffer& offer, SourceRecord& source);
   void device_region_mapped(const transport::RegionKey& key, Result<cuda::PeerMapping> mapping);
   void destroy_on_copier(std::shared_ptr<const void> resource);
@@ -421,6 +424,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   std::deque<transport::RegionKey> bringing_in_;  // mapped, and their pages come one part in each turn of the executor
   ByteCounters bytes_;
 
+  std::atomic<bool> time_copies_{false};
   std::mutex making_device_, making_table_;
   std::unique_ptr<cuda::Copier> copier_;     // set once
   std::atomic<cuda::Copier*> gpu_{nullptr};  // the same, for those who hold no mutex

@@ -225,6 +225,8 @@ Status Runtime::free_region(RegionNumber number) {
   for (const Rank peer : spoken_to_) send(peer, RegionsGone{{number}});
   auto kept = std::make_shared<Regions::Region>(std::move(regions_.at(number)));
   regions_.remove(number);
+  if (const auto exported = exported_.find(number); exported != exported_.end() && exported->second.to.empty())
+    exported_.erase(exported);
   enqueue([this, number, kept] {
     std::set<transport::Transport*> transports(route_.begin(), route_.end());
     for (transport::Transport* transport : transports) {
@@ -402,6 +404,7 @@ const std::vector<Runtime::Delivered>& Runtime::take(LayerRecord& layer, core::F
     }
     delivered_.push_back({std::move(delivery), spot});
   }
+  if (layer.device_table) note_taken(layer, version, stream);
   if (recorder_ && !delivered_.empty())
     recorder_->of_fetch(now(), telemetry::What::kTake, fetch, static_cast<std::uint32_t>(delivered_.size()));
   return delivered_;
@@ -409,6 +412,7 @@ const std::vector<Runtime::Delivered>& Runtime::take(LayerRecord& layer, core::F
 
 Status Runtime::release(core::ViewNumber view) {
   const Status status = release_one(view, now());
+  note_releases();
   dispatch();
   return status;
 }
@@ -416,6 +420,7 @@ Status Runtime::release(core::ViewNumber view) {
 void Runtime::release(std::span<const core::ViewNumber> views, std::vector<Status>& outcomes) {
   const Clock::time_point when = now();
   for (const core::ViewNumber view : views) outcomes.push_back(release_one(view, when));
+  note_releases();
   dispatch();
 }
 
@@ -424,9 +429,14 @@ Status Runtime::release_one(core::ViewNumber view, Clock::time_point when) {
   if (!released.ok()) return released.status();
   if (recorder_) recorder_->release(when, released->fetch, released->expert);
   if (watch_) watch_->moved.anything = when;
+  const StreamView* const on_stream = stream_views_.find(view);
+  const cuda::Stream stream = on_stream == nullptr ? nullptr : on_stream->stream;
   stream_views_.erase(view);
   LayerRecord& layer = *by_number_.at(released->layer);
-  if (!layer.local_of.contains(released->expert) && --layer.table_views[released->expert] == 0) {
+  if (layer.local_of.contains(released->expert)) return {};
+  const bool last = --layer.table_views[released->expert] == 0;
+  if (layer.device_table) note_released(layer, released->expert, last, stream);
+  if (last) {
     cardea_expert_entry_t& entry = layer.table[released->expert];
     entry.version = kNoVersion;
     entry.slot = CARDEA_NO_SLOT;

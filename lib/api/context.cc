@@ -23,6 +23,7 @@
 #include "lib/bootstrap/unique_id.h"
 #include "lib/cuda/driver.h"
 #include "lib/engine/asio_executor.h"
+#include "lib/telemetry/nvtx.h"
 #include "lib/telemetry/open_traces.h"
 #include "lib/transport/shm/factory.h"
 #include "lib/transport/shm/life_lock.h"
@@ -228,6 +229,7 @@ Status Context::start_recording(const shm::Membership& membership) {
   Result<std::vector<std::unique_ptr<telemetry::Sink>>> sinks = telemetry::open_traces(settings_.traces, facts);
   if (!sinks.ok()) return sinks.status().within("CARDEA_TRACE");
   if (log::enabled(log::Level::kTrace, "events")) sinks->push_back(telemetry::log_sink(facts));
+  if (!sinks->empty()) runtime_->time_copies();
   if (!sinks->empty()) consumer_ = std::make_unique<telemetry::Consumer>(*runtime_->recorder(), std::move(*sinks));
   log::print(log::Level::kInfo, who, "api", "rank {} of {} on node {}, {} ranks on it; chunks of {} bytes, {} in flight; {}",
              self_, node_of_.size(), node_of_[self_], std::count(node_of_.begin(), node_of_.end(), node_of_[self_]),
@@ -310,7 +312,9 @@ void Context::clear_event() {
   event_raised_ = false;
 }
 
-void Context::on_progress(core::FetchNumber fetch, bool) {
+void Context::on_progress(core::FetchNumber fetch, bool done) {
+  if (FetchObject* const object = done ? fetches.find(fetch) : nullptr; object != nullptr)
+    telemetry::nvtx_end(std::exchange(object->nvtx_range, 0));
   raise_event();
   changed_.notify_all();
   tell_callback(fetch);

@@ -62,7 +62,8 @@ struct FetchObject {
   cuda::Stream stream = nullptr;
   bool callback_posted = false;
   bool told_done = false;
-  std::uint32_t waiters = 0;  // threads inside cardea_next or cardea_wait
+  std::uint64_t nvtx_range = 0;  // until nothing of it is outstanding
+  std::uint32_t waiters = 0;     // threads inside cardea_next or cardea_wait
 };
 
 class Context final : public engine::Observer, public std::enable_shared_from_this<Context> {

@@ -9,6 +9,7 @@
 #include "lib/api/last_error.h"
 #include "lib/api/object.h"
 #include "lib/api/structs.h"
+#include "lib/telemetry/nvtx.h"
 
 using cardea::ExpertIndex;
 using cardea::Rank;
@@ -170,6 +171,7 @@ cardea_status_t cardea_group_query(cardea_group_t group, cardea_group_info_t* in
 
 cardea_status_t cardea_layer_create(cardea_group_t group, const cardea_layer_desc_t* desc,
                                     cardea_layer_t* layer) CARDEA_NOEXCEPT {
+  const cardea::telemetry::NvtxRange range("layer_create", object_of(group.id));
   return guarded([&] {
     return with_object(group.id, Kind::kGroup, &Context::groups, [&](Context& in, auto& held, GroupObject& of) -> Status {
       if (layer == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "layer is null");
@@ -281,6 +283,7 @@ cardea_status_t cardea_layer_table(cardea_layer_t layer, cardea_expert_table_t* 
 // ---------------------------------------------------------------- versions
 
 cardea_status_t cardea_publish(cardea_layer_t layer, uint64_t version, void* stream) CARDEA_NOEXCEPT {
+  const cardea::telemetry::NvtxRange range("publish", object_of(layer.id));
   if (stream != nullptr) {
     return guarded([&] {
       return on_stream(layer, stream, [&](Context& in, engine::LayerRecord& record) {
@@ -294,6 +297,7 @@ cardea_status_t cardea_publish(cardea_layer_t layer, uint64_t version, void* str
 }
 
 cardea_status_t cardea_finish(cardea_layer_t layer, uint64_t version, const cardea_finish_desc_t* desc) CARDEA_NOEXCEPT {
+  const cardea::telemetry::NvtxRange range("finish", object_of(layer.id));
   return guarded([&]() -> Status {
     void* stream = nullptr;
     if (desc != nullptr) {
@@ -317,6 +321,7 @@ cardea_status_t cardea_finish(cardea_layer_t layer, uint64_t version, const card
 }
 
 cardea_status_t cardea_collect(cardea_layer_t layer, uint64_t version, void* stream, uint64_t timeout) CARDEA_NOEXCEPT {
+  const cardea::telemetry::NvtxRange range("collect", object_of(layer.id));
   if (stream != nullptr) {
     const cardea_status_t usable =
         guarded([&] { return on_stream(layer, stream, [](Context&, engine::LayerRecord&) { return Status(); }); });

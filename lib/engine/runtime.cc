@@ -153,7 +153,9 @@ void Runtime::copy_from_cache(const core::StartChunk& start) {
         pieces.push_back({slot_of(start, layer, segment) + offset, entry + layer.layout.offset(segment) + offset, bytes});
         payload += bytes;
       });
-  in_flight_[start.chunk] = {.path = CARDEA_PATH_CACHE, .payload = payload};
+  InFlight& flight = in_flight_.add(start.chunk);
+  flight.path = CARDEA_PATH_CACHE;
+  flight.payload = payload;
   enqueue([this, token = start.chunk, pieces = std::move(pieces)] {
     for (const Piece& piece : pieces) std::memcpy(piece.to, piece.from, piece.bytes);
     on_chunk_done(token, {});
@@ -200,12 +202,13 @@ transport::ChunkOrder Runtime::order_for(const core::StartChunk& start) {
   // Device memory that is not mapped here can't be read by a transport: its owner is asked.
   const auto readable = [&](const transport::RemotePiece& piece) { return !source.on_device.contains(piece.region.region); };
   if (!std::all_of(order.source_pieces.begin(), order.source_pieces.end(), readable)) order.source_pieces.clear();
-  InFlight flight{start.lane == kNetworkIn ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY, payload};
+  InFlight& flight = in_flight_.add(start.chunk);
+  flight.path = start.lane == kNetworkIn ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY;
+  flight.payload = payload;
   flight.source = start.source;
   flight.layer_id = layer.layer_id;
   flight.expert = start.expert;
   flight.since = now();
-  in_flight_[start.chunk] = flight;
   return order;
 }
 
@@ -386,26 +389,37 @@ void Runtime::enter_in_table(LayerRecord& layer, Version version, const core::De
   }
 }
 
-std::vector<Runtime::Delivered> Runtime::take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max,
-                                              cuda::Stream stream, std::vector<cuda::SlotKey>* slots) {
+const std::vector<Runtime::Delivered>& Runtime::take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max,
+                                                     cuda::Stream stream, std::vector<cuda::SlotKey>* slots) {
   const Version version = core_.version_of(fetch);
-  std::vector<Delivered> delivered;
+  delivered_.clear();
   for (core::Delivery& delivery : core_.take(fetch, max)) {
     const Spot spot = spot_of(layer, delivery);
     enter_in_table(layer, version, delivery, spot);
     if (slots != nullptr && delivery.view != 0 && delivery.slot) {
       slots->push_back(slot_key(delivery.slab, *delivery.slot));
-      stream_views_.emplace(delivery.view, StreamView{stream, slots->back()});
+      stream_views_.set(delivery.view, StreamView{stream, slots->back()});
     }
-    delivered.push_back({std::move(delivery), spot});
+    delivered_.push_back({std::move(delivery), spot});
   }
-  if (recorder_ && !delivered.empty())
-    recorder_->of_fetch(now(), telemetry::What::kTake, fetch, static_cast<std::uint32_t>(delivered.size()));
-  return delivered;
+  if (recorder_ && !delivered_.empty())
+    recorder_->of_fetch(now(), telemetry::What::kTake, fetch, static_cast<std::uint32_t>(delivered_.size()));
+  return delivered_;
 }
 
 Status Runtime::release(core::ViewNumber view) {
+  const Status status = release_one(view, now());
+  dispatch();
+  return status;
+}
+
+void Runtime::release(std::span<const core::ViewNumber> views, std::vector<Status>& outcomes) {
   const Clock::time_point when = now();
+  for (const core::ViewNumber view : views) outcomes.push_back(release_one(view, when));
+  dispatch();
+}
+
+Status Runtime::release_one(core::ViewNumber view, Clock::time_point when) {
   Result<core::ReleasedView> released = core_.release(view, when);
   if (!released.ok()) return released.status();
   if (recorder_) recorder_->release(when, released->fetch, released->expert);
@@ -419,7 +433,6 @@ Status Runtime::release(core::ViewNumber view) {
     const auto first = layer.table_segments.begin() + static_cast<std::ptrdiff_t>(released->expert * layer.layout.count());
     std::fill_n(first, layer.layout.count(), nullptr);
   }
-  dispatch();
   return {};
 }
 
@@ -462,22 +475,22 @@ Status Runtime::as_of_a_reader(const Status& status, const InFlight& chunk) {
 
 void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
   const auto held = lock();
-  const auto flight = in_flight_.find(token);
-  if (flight == in_flight_.end()) return;
-  if (status.ok() && upload_bounced(token, flight->second)) return dispatch();
+  InFlight* const flight = in_flight_.find(token);
+  if (flight == nullptr) return;
+  if (status.ok() && upload_bounced(token, *flight)) return dispatch();
   if (status.ok()) {
-    std::uint64_t& bytes = flight->second.path == CARDEA_PATH_NETWORK    ? bytes_.network_received
-                           : flight->second.path == CARDEA_PATH_NODE_GPU ? bytes_.node_gpu
-                                                                         : bytes_.node_copied;
-    bytes += flight->second.payload;
+    std::uint64_t& bytes = flight->path == CARDEA_PATH_NETWORK    ? bytes_.network_received
+                           : flight->path == CARDEA_PATH_NODE_GPU ? bytes_.node_gpu
+                                                                  : bytes_.node_copied;
+    bytes += flight->payload;
     if (watch_) {
       watch_->moved.anything = executor_.now();
-      if (flight->second.source != kNoRank) watch_->moved.from[flight->second.source] = executor_.now();
+      if (flight->source != kNoRank) watch_->moved.from[flight->source] = executor_.now();
     }
-    if (flight->second.path == CARDEA_PATH_NETWORK) heard(flight->second.source);
+    if (flight->path == CARDEA_PATH_NETWORK) heard(flight->source);
   }
-  const Status outcome = as_of_a_reader(status, flight->second);
-  in_flight_.erase(flight);
+  const Status outcome = as_of_a_reader(status, *flight);
+  in_flight_.erase(token);
   core_.chunk_done(token, outcome, executor_.now());
   dispatch();
   if (core_.chunks_in_flight() == 0) observer_.on_change();

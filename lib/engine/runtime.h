@@ -107,6 +107,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   // ---- this rank's GPU (gpu.cc); without the mutex, unless said otherwise
   /// Finds the driver and this rank's device, once. UNSUPPORTED says what is missing; CONFIGURATION, DEVICE.
   Status use_device();
+  /// The GPU's copies are recorded with the device's own times, if no device is in use yet.
+  void time_copies() { time_copies_ = true; }
   /// Any thread. Null while no device memory is used; stays what it is from then on.
   cuda::Copier* copier() const { return gpu_.load(std::memory_order_acquire); }
   Result<RegionNumber> allocate_device(std::uint64_t bytes);
@@ -208,9 +210,13 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     Spot spot;
   };
   /// Views of a fetch on a stream are ready in the order of the GPU: `slots` gets those that the stream must wait for.
-  std::vector<Delivered> take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max, cuda::Stream stream = nullptr,
-                              std::vector<cuda::SlotKey>* slots = nullptr);
+  /// What it returns stays until the next call.
+  const std::vector<Delivered>& take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max,
+                                     cuda::Stream stream = nullptr, std::vector<cuda::SlotKey>* slots = nullptr);
+  /// INVALID_HANDLE.
   Status release(core::ViewNumber view);
+  /// The same for each; `outcomes` gets one status more for each.
+  void release(std::span<const core::ViewNumber> views, std::vector<Status>& outcomes);
   void cancel(core::FetchNumber fetch, const Status& why);
   void cancel_all(const Status& why);
   void destroy_fetch(core::FetchNumber fetch);
@@ -255,6 +261,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     ExpertIndex expert = 0;
     Clock::time_point since{};
     bool warned = false, given_up = false;
+    void recycle() { *this = {}; }
   };
 
   // runtime.cc
@@ -269,6 +276,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   bool copy_from_mapping(const core::StartChunk& start, const transport::ChunkOrder& order);
   std::byte* slot_of(const core::StartChunk& start, const LayerRecord& layer, std::size_t segment) const;
   Spot spot_of(const LayerRecord& layer, const core::Delivery& delivery) const;
+  Status release_one(core::ViewNumber view, Clock::time_point when);
   void enter_in_table(LayerRecord& layer, Version version, const core::Delivery& delivery, const Spot& spot);
 
   // gpu.cc
@@ -286,6 +294,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void drop_staged(core::LayerNumber layer);
   void on_copies_queued(std::span<const std::uint64_t> tokens) override;
   void on_copy_done(std::uint64_t token, const Status& status) override;
+  void on_batch_timed(const cuda::CopyObserver::Batch& batch) override;
   Status map_device_region(Rank from, LayerRecord& layer, const RegionOffer& offer, SourceRecord& source);
   void device_region_mapped(const transport::RegionKey& key, Result<cuda::PeerMapping> mapping);
   void destroy_on_copier(std::shared_ptr<const void> resource);
@@ -341,8 +350,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   std::map<std::pair<std::uint64_t, std::uint32_t>, std::uint32_t> instances_;  // of (group, layer_id) begun so far
   std::map<LayerKey, Early> early_;
   std::size_t early_bytes_ = 0;
-  std::deque<LayerKey> ended_;  // the last ones, whose late messages are dropped
-  std::unordered_map<core::ChunkNumber, InFlight> in_flight_;
+  std::deque<LayerKey> ended_;           // the last ones, whose late messages are dropped
+  core::NumberMap<InFlight> in_flight_;  // by chunk
   struct Lent {
     core::LayerNumber layer = 0;
     Rank to = kNoRank;
@@ -378,13 +387,15 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   std::deque<transport::RegionKey> bringing_in_;  // mapped, and their pages come one part in each turn of the executor
   ByteCounters bytes_;
 
+  std::atomic<bool> time_copies_{false};
   std::mutex making_device_;
   std::unique_ptr<cuda::Copier> copier_;     // set once
   std::atomic<cuda::Copier*> gpu_{nullptr};  // the same, for those who hold no mutex
   std::vector<cuda::CopyOrder> copies_;      // since the last dispatch
-  std::unordered_map<core::ViewNumber, StreamView> stream_views_;
+  core::FlatMap<core::ViewNumber, StreamView> stream_views_;
 
-  std::vector<core::Action> spare_actions_;  // their memory is used again
+  std::vector<core::Action> spare_actions_;  // their memory is used again; likewise the next
+  std::vector<Delivered> delivered_;
   std::deque<std::function<void()>> outbox_;
   bool drain_posted_ = false;
   std::optional<std::pair<Clock::time_point, TimerId>> timer_;

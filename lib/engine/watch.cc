@@ -88,24 +88,24 @@ void Runtime::look_for_stalls() {
     return flight.path == CARDEA_PATH_NETWORK ? "network-in" : "node-copy";
   };
   std::vector<std::pair<core::ChunkNumber, Status>> given_up;
-  for (auto& [chunk, flight] : in_flight_) {
-    if (flight.source == kNoRank || flight.given_up) continue;
+  in_flight_.for_each([&](core::ChunkNumber chunk, InFlight& flight) {
+    if (flight.source == kNoRank || flight.given_up) return;
     const auto moved = watch.moved.from.find(flight.source);
     const Clock::time_point since = moved == watch.moved.from.end() ? flight.since : std::max(flight.since, moved->second);
     const Nanoseconds still = time - since;
-    if (still < watch.options.progress_warning) continue;
+    if (still < watch.options.progress_warning) return;
     const bool over = still >= watch.options.progress_limit;
-    if (flight.warned && !over) continue;
+    if (flight.warned && !over) return;
     const auto text =
         fmt::format("no progress for {:.1f} s: expert {} of layer {} from rank {}, lane \"{}\", {} bytes outstanding",
                     static_cast<double>(still.count()) / 1e9, flight.expert, flight.layer_id, flight.source,
                     lane_name(flight), flight.payload);
     log::print(log::Level::kWarn, name_, "engine", "{}", text);
     flight.warned = true;
-    if (!over) continue;
+    if (!over) return;
     flight.given_up = true;
     given_up.emplace_back(chunk, Status(CARDEA_ERR_TIMEOUT, text, {.peer = flight.source}));
-  }
+  });
   for (const auto& [chunk, why] : given_up) core_.give_up(chunk, why, time);
 
   if (const auto parked = core_.oldest_parked()) {

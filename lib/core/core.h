@@ -139,6 +139,9 @@ class Core {
   Core& operator=(const Core&) = delete;
 
   // ---- set-up
+  /// By which number the node's ranks count what is on the way through the lane's NIC, less than cache::kMaxNics. Before
+  /// anything moves on the lane.
+  void set_nic(LaneNumber lane, std::uint32_t nic) { lanes_[lane].set_nic(nic); }
   LayerNumber add_layer(LayerSpec spec);
   /// Tells where the layer's experts are, once all members have said so. Fetches are refused before.
   void set_sources(LayerNumber layer, std::vector<ExpertSources> experts);

@@ -61,6 +61,7 @@ struct ChunkOrder {
   /// Where the source keeps the layer's version, 8 bytes. A transport that reads the source's memory by itself reads it
   /// after the payload and completes with STALE when it differs from expert.version. bytes == 0: not checked.
   RemotePiece stamp;
+  std::uint32_t rail = 0;  // by which it should go, of a transport that has several; another serves where that one cannot
 };
 
 /// What a source lends a peer that asked for a chunk: where the payload lies. It stays readable until the lease is
@@ -95,6 +96,17 @@ class Transport {
   virtual Bytes address() const = 0;
   /// Tells the addresses of the peers that this transport serves. Opens nothing that can be opened later.
   virtual Status connect(std::span<const std::pair<Rank, Bytes>> peers) = 0;
+
+  /// Of this rank's rails (NICs by which chunks come side by side), a run of those that lead to the peer. Does not change
+  /// once connected; any thread then.
+  struct RailRun {
+    std::uint32_t first = 0, count = 1;
+    friend bool operator==(const RailRun&, const RailRun&) = default;
+  };
+  virtual RailRun rails(Rank peer) const {
+    static_cast<void>(peer);
+    return {};
+  }
 
   /// Queues a message; those to one peer arrive in order, also relative to regions offered before. Failure is reported by
   /// on_peer_lost. At most kMaxMessage bytes; a longer one is dropped, with an error in the log.

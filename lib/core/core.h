@@ -139,6 +139,8 @@ class Core {
   Core& operator=(const Core&) = delete;
 
   // ---- set-up
+  /// What is taken from a rank over the network from now on goes by these lanes.
+  void set_rails(Rank rank, LaneNumber first, std::uint32_t count);
   /// By which number the node's ranks count what is on the way through the lane's NIC, less than cache::kMaxNics. Before
   /// anything moves on the lane.
   void set_nic(LaneNumber lane, std::uint32_t nic) { lanes_[lane].set_nic(nic); }

@@ -397,7 +397,7 @@ void Runtime::form_if_complete(LayerRecord& layer) {
                                  : CARDEA_PATH_NODE_COPY;
         option.lane = option.path == CARDEA_PATH_NODE_GPU ? kGpuPull : kNodeCopy;
         if (!same_node) {
-          const transport::Transport::RailRun rails = route_[rank]->rails(rank);
+          const transport::RailRun rails = rails_[rank];
           option.lane = kNetworkIn + rails.first;
           option.rails = rails.count;
         }

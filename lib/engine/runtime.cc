@@ -59,6 +59,9 @@ Runtime::~Runtime() = default;
 void Runtime::attach(std::vector<transport::Transport*> route, const std::vector<std::uint32_t>& nics) {
   route_ = std::move(route);
   const auto held = lock();
+  for (Rank rank = 0; rank < route_.size(); ++rank) {
+    if (route_[rank] != nullptr) rails_[rank] = route_[rank]->rails(rank);
+  }
   for (std::size_t rail = 0; rail < std::min(nics.size(), options_.rails.size()); ++rail) {
     core_.set_nic(kNetworkIn + static_cast<core::LaneNumber>(rail), nics[rail]);
   }

@@ -241,6 +241,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   Result<transport::Lease> lend(Rank asker, const transport::ExpertAddress& expert, std::uint64_t offset,
                                 std::uint64_t bytes) override;
   void give_back(std::uint64_t lease, std::uint64_t bytes_sent) override;
+  void on_rails_changed(Rank peer, const transport::RailRun& rails) override;
 
  private:
   struct Early {  // what arrived for a layer before this rank has begun it
@@ -333,6 +334,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   RuntimeOptions options_;
   std::string name_;  // for the log
   std::vector<transport::Transport*> route_;
+  std::map<Rank, transport::RailRun> rails_;  // that lead to ranks of other nodes; with the mutex
 
   std::mutex mutex_;
   std::unique_ptr<telemetry::Recorder> recorder_;  // before the core, which notes into it

@@ -71,6 +71,12 @@ struct Lease {
   std::vector<iovec> pieces;
 };
 
+/// Some of the rails of a rank (NICs by which chunks come side by side), by its own numbers.
+struct RailRun {
+  std::uint32_t first = 0, count = 1;
+  friend bool operator==(const RailRun&, const RailRun&) = default;
+};
+
 /// The engine, seen from a transport.
 class Listener {
  public:
@@ -84,6 +90,8 @@ class Listener {
   /// IN_PROGRESS: it is being brought to where it can be sent from; to be asked again at Transport::lend_again.
   virtual Result<Lease> lend(Rank asker, const ExpertAddress& expert, std::uint64_t offset, std::uint64_t bytes) = 0;
   virtual void give_back(std::uint64_t lease, std::uint64_t bytes_sent) = 0;
+  /// From now on chunks of the peer should name one of these rails.
+  virtual void on_rails_changed(Rank peer, const RailRun& rails) { static_cast<void>(peer), static_cast<void>(rails); }
 };
 
 class Transport {
@@ -97,12 +105,7 @@ class Transport {
   /// Tells the addresses of the peers that this transport serves. Opens nothing that can be opened later.
   virtual Status connect(std::span<const std::pair<Rank, Bytes>> peers) = 0;
 
-  /// Of this rank's rails (NICs by which chunks come side by side), a run of those that lead to the peer. Does not change
-  /// once connected; any thread then.
-  struct RailRun {
-    std::uint32_t first = 0, count = 1;
-    friend bool operator==(const RailRun&, const RailRun&) = default;
-  };
+  /// Of this rank's rails, a run of those that lead to the peer, once connected. Listener::on_rails_changed tells of others.
   virtual RailRun rails(Rank peer) const {
     static_cast<void>(peer);
     return {};

@@ -50,7 +50,7 @@ TEST(RailPairs, WithoutANetworkInCommonTheyArePairedByNumber) {
 }
 
 TEST(RailPairs, LanesAreTheLongestRunOfThem) {
-  using Run = Transport::RailRun;
+  using Run = RailRun;
   EXPECT_EQ(run_of({{0, 0}, {1, 1}}), (Run{0, 2}));
   EXPECT_EQ(run_of({{1, 0}}), (Run{1, 1}));
   EXPECT_EQ(run_of({{1, 0}, {0, 1}}), (Run{0, 2}));

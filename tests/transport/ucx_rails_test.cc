@@ -21,7 +21,7 @@ namespace {
 using namespace std::chrono_literals;  // NOLINT(google-build-using-namespace)
 using transport::ExpertAddress;
 using transport::Lease;
-using transport::Transport;
+using transport::RailRun;
 using transport::ucx::LinkWatch;
 using transport::ucx::Rails;
 
@@ -45,13 +45,13 @@ bool pull_by(UcxRank& rank, Rank source, const Bytes& expert, std::uint32_t by, 
   const std::uint64_t first = rank.chunks.size();
   std::uint64_t next = first;
   const bool came = rank.pump([&] {
-    const bool more = next - first < kChunks || !enough();
-    while (more && next - rank.chunks.size() < 8) {
+    const auto more = [&] { return next - first < kChunks || !enough(); };
+    while (more() && next - rank.chunks.size() < 8) {
       const std::size_t at = next % kChunks * kChunk;
       rank.pull(next, source, at, {{landed.data() + at, kChunk}}, 1, static_cast<std::uint32_t>(next % by));
       ++next;
     }
-    return !more && rank.chunks.size() == next;
+    return !more() && rank.chunks.size() == next;
   });
   for (const auto& [token, status] : rank.chunks) EXPECT_TRUE(status.ok()) << token << ": " << status.message();
   return came && landed == expert;
@@ -61,7 +61,7 @@ TEST(UcxRails, ChunksComeByAllOfThemAndAreRight) {
   UcxWorld world(2);
   run_ranks(2, [&](unsigned self) {
     UcxRank rank(world, self, ucx_options(self), kTwo);
-    EXPECT_EQ(rails(rank).rails(1 - self), (Transport::RailRun{0, 2}));
+    EXPECT_EQ(rails(rank).rails(1 - self), (RailRun{0, 2}));
     Bytes mine = pattern(kChunk * kChunks, self);
     lend_all_of(rank, mine);
     EXPECT_TRUE(pull_by(rank, 1 - self, pattern(kChunk * kChunks, 1 - self), 2, [] { return true; }));
@@ -76,7 +76,7 @@ TEST(UcxRails, APeerWithOneIsReachedByOneWhateverTheChunksAskFor) {
   UcxWorld world(2);
   run_ranks(2, [&](unsigned self) {
     UcxRank rank(world, self, ucx_options(self), self == 0 ? kTwo : std::vector<std::string>{"lo"});
-    EXPECT_EQ(rails(rank).rails(1 - self), (Transport::RailRun{0, 1}));
+    EXPECT_EQ(rails(rank).rails(1 - self), (RailRun{0, 1}));
     Bytes mine = pattern(kChunk * kChunks, self);
     lend_all_of(rank, mine);
     EXPECT_TRUE(pull_by(rank, 1 - self, pattern(kChunk * kChunks, 1 - self), 4, [] { return true; }));

@@ -42,16 +42,16 @@ std::vector<RailPair> pair_rails(Rank self, std::span<const RailAddress> mine, R
   return pairs;
 }
 
-Transport::RailRun run_of(const std::vector<RailPair>& pairs) {
+RailRun run_of(const std::vector<RailPair>& pairs) {
   if (pairs.empty()) return {};
   std::vector<std::uint32_t> mine;
   for (const RailPair& pair : pairs) mine.push_back(pair.mine);
   std::sort(mine.begin(), mine.end());
-  Transport::RailRun best{pairs.front().mine, 0};
+  RailRun best{pairs.front().mine, 0};
   for (std::size_t from = 0; from < mine.size();) {
     std::size_t to = from + 1;
     while (to < mine.size() && mine[to] == mine[to - 1] + 1) ++to;
-    const Transport::RailRun run{mine[from], static_cast<std::uint32_t>(to - from)};
+    const RailRun run{mine[from], static_cast<std::uint32_t>(to - from)};
     const std::uint32_t main = pairs.front().mine;
     const bool has_main = main >= run.first && main < run.first + run.count;
     if (run.count > best.count || (run.count == best.count && has_main)) best = run;

@@ -30,6 +30,10 @@ Result<std::unique_ptr<Transport>> Rails::make(boost::asio::io_context& io, List
   auto rails = std::make_unique<Rails>(io, listener, options.self, silence);
   for (const std::string& device : devices) {
     if (device.size() > kMaxRailText) return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "no NIC has the name {}", device);
+    // UCX itself would go on without any; an RDMA device's port ("mlx5_0:1") has no address.
+    if (!device.empty() && device.find(':') == std::string::npos) {
+      if (const auto at = address_of_device(device); !at.ok()) return at.status().within("NIC " + device);
+    }
     auto rail = std::make_unique<Rail>(*rails, static_cast<std::uint32_t>(rails->rails_.size()));
     rail->name = device.empty() ? "of UCX's choice" : device;
     UcxOptions own = options;
@@ -83,9 +87,15 @@ Rails::Peer* Rails::find(Rank rank) {
   return found == peers_.end() ? nullptr : &found->second;
 }
 
-Transport::RailRun Rails::rails(Rank rank) const {
+RailRun Rails::rails(Rank rank) const {
   const auto found = peers_.find(rank);
-  return found == peers_.end() ? RailRun{} : run_of(found->second.pairs);
+  return found == peers_.end() ? RailRun{} : left(found->second);
+}
+
+RailRun Rails::left(const Peer& peer) const {
+  std::vector<RailPair> pairs = peer.pairs;
+  std::erase_if(pairs, [&](const RailPair& pair) { return peer.out[pair.mine]; });
+  return run_of(pairs);
 }
 
 void Rails::send(Rank rank, Bytes message) {
@@ -161,7 +171,7 @@ void Rails::start(ChunkOrder order) {
   if (rail != peer->main()) {
     flight.order = std::make_unique<ChunkOrder>(order);
     ++restartable_;
-    if (!looking_) look_for_silence();
+    if (!looking_) await_silence();
   }
   if (peer->waiting[rail]++ == 0) peer->moved[rail] = Clock::now();
   rails_[rail]->transport->start(std::move(order));
@@ -240,6 +250,7 @@ void Rails::take_out(Peer& peer, std::uint32_t number, Cause cause, bool tell_pe
     });
   }
   if (tell_peer) main_of(peer).tell_rail_out(peer.rank, number);
+  listener_.on_rails_changed(peer.rank, left(peer));
   rails_[number]->transport->disconnect(peer.rank);  // its chunks come back by chunk_done
 }
 
@@ -296,8 +307,12 @@ void Rails::look_for_silence() {
                            std::chrono::duration<double>(now - peer.moved[number]).count()));
     }
   }
-  looking_ = restartable_ != 0 && !closing_;
-  if (!looking_) return;
+  looking_ = false;
+  if (restartable_ != 0 && !closing_) await_silence();
+}
+
+void Rails::await_silence() {
+  looking_ = true;
   look_.expires_after(silence_ / kLooksPerSilence);
   look_.async_wait([this, alive = alive_](const boost::system::error_code& error) {
     if (*alive && !error) look_for_silence();

@@ -101,6 +101,8 @@ class Rails final : public Transport {
   void take_out(Peer& peer, std::uint32_t rail, Cause cause, bool tell_peer, const std::string& why);
   void warn(const Peer& peer, std::uint32_t rail, std::string_view why);
   void link_down(std::uint32_t rail);
+  RailRun left(const Peer& peer) const;
+  void await_silence();
   void look_for_silence();
 
   boost::asio::io_context& io_;

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,8 @@ struct RankAffinity {
   std::vector<DeviceId> nics;  // best first
   DeviceId numa = kNoDevice;   // for the rank's host memory
   std::vector<unsigned> cpus;  // for its engine thread: whole cores of its own, empty if the source tells no processors
+  /// By which NICs its chunks come (rails.h), where somebody has asked the system for it: assign() does not.
+  std::optional<std::vector<std::string>> rails;
 };
 
 /// What the operator wants instead for one rank; what is empty stays as computed.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "topology/rails.h"
 
+#include <fmt/ranges.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
@@ -103,6 +104,35 @@ Result<std::vector<std::string>> choose_rails(const Machine& machine, const std:
   if (rdma.size() < 2) return std::vector<std::string>();  // nothing to choose
   rdma.resize(std::clamp<std::size_t>(rdma.size() / ranks.size(), 1, kMaxRails));
   return rdma;
+}
+
+std::string rails_text(const std::vector<std::string>& rails) {
+  return rails.empty() ? "as UCX chooses" : fmt::format("{}", fmt::join(rails, ","));
+}
+
+Result<std::vector<RankAffinity>> assign_as_set(const Machine& machine, const std::vector<DeviceId>& gpus,
+                                                const std::string& setting, std::vector<AffinityOverride> overrides,
+                                                const FindPort& port) {
+  const bool off = setting == "off";
+  const bool words = !off && !setting.empty() && setting != "auto";
+  for (unsigned rank = 0; words && rank < gpus.size(); ++rank) {
+    const auto is_interface = [&](const std::string& name) { return port && port(name).has_value(); };
+    Result<AffinityOverride> parsed = parse_override(machine, fmt::format("rank={} {}", rank, setting), is_interface);
+    if (!parsed.ok()) return parsed.status();
+    if (parsed->rank != rank) return Status(CARDEA_ERR_CONFIGURATION, "it names a rank, and is about each rank itself");
+    const auto has_rank = [&](const AffinityOverride& each) { return each.rank == rank; };
+    if (std::none_of(overrides.begin(), overrides.end(), has_rank)) overrides.push_back(std::move(*parsed));
+  }
+  std::vector<RankAffinity> ranks = assign(machine, gpus, overrides);
+  for (unsigned rank = 0; port && rank < ranks.size(); ++rank) {
+    const auto wish = std::find_if(overrides.begin(), overrides.end(),
+                                   [&](const AffinityOverride& each) { return each.rank == rank; });
+    Result<std::vector<std::string>> rails = std::vector<std::string>();
+    if (!off) rails = choose_rails(machine, ranks, rank, wish == overrides.end() ? nullptr : &*wish, port);
+    if (!rails.ok()) return rails.status();
+    ranks[rank].rails = std::move(*rails);
+  }
+  return ranks;
 }
 
 }  // namespace cardea::topology

@@ -36,4 +36,13 @@ std::optional<NicPort> find_port(const std::string& os_name, const std::string& 
 Result<std::vector<std::string>> choose_rails(const Machine& machine, const std::vector<RankAffinity>& ranks, unsigned local,
                                               const AffinityOverride* wish, const FindPort& port);
 
+/// Rails in words: "mlx5_0:1,mlx5_1:1", "as UCX chooses".
+std::string rails_text(const std::vector<std::string>& rails);
+
+/// What ranks get by CARDEA_AFFINITY, all of them by the same words: `auto` or empty, `off`, or those of parse_override without
+/// the rank. `overrides` go before it. With rails if there is a `port`. CONFIGURATION.
+Result<std::vector<RankAffinity>> assign_as_set(const Machine& machine, const std::vector<DeviceId>& gpus,
+                                                const std::string& setting, std::vector<AffinityOverride> overrides,
+                                                const FindPort& port = {});
+
 }  // namespace cardea::topology

@@ -123,8 +123,9 @@ Status read_word(const Machine& machine, std::string_view key, std::string_view 
   if (key == "rails") {
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), out.rails);
     const bool whole = error == std::errc() && end == value.data() + value.size();
-    return whole && out.rails >= 1 && out.rails <= kMaxRails ? Status()
-                                                             : wrong("\"{}\" is no number of rails, 1 to {}", value, kMaxRails);
+    return whole && out.rails >= 1 && out.rails <= kMaxRails
+               ? Status()
+               : wrong("\"{}\" is no number of rails, 1 to {}", value, kMaxRails);
   }
   if (key != "gpu" && key != "numa") return wrong("\"{}\" is none of rank, gpu, nic, rails, numa, cpus", key);
   const bool gpu = key == "gpu";

@@ -50,8 +50,7 @@ Result<Machine> machine_of(const Arguments& arguments) {
 Result<std::vector<RankAffinity>> ranks_of(const Machine& machine, const Arguments& arguments) {
   std::vector<AffinityOverride> overrides;
   for (const std::string& text : arguments.affinity) {
-    const auto parsed =
-        parse_override(machine, text, [](const std::string& name) { return find_port(name).has_value(); });
+    const auto parsed = parse_override(machine, text, [](const std::string& name) { return find_port(name).has_value(); });
     if (!parsed.ok()) return parsed.status();
     if (parsed->rank >= natural_ranks(machine).size()) {
       return Status::error(CARDEA_ERR_CONFIGURATION, "affinity \"{}\": the machine has {} ranks", text,
@@ -64,8 +63,7 @@ Result<std::vector<RankAffinity>> ranks_of(const Machine& machine, const Argumen
   const char* const setting = std::getenv("CARDEA_AFFINITY");
   auto ranks = assign_as_set(machine, natural_ranks(machine), setting == nullptr ? "auto" : setting, std::move(overrides),
                              [](const std::string& name) { return find_port(name); });
-  if (!ranks.ok() && setting != nullptr)
-    return ranks.status().within(fmt::format("CARDEA_AFFINITY is \"{}\"", setting));
+  if (!ranks.ok() && setting != nullptr) return ranks.status().within(fmt::format("CARDEA_AFFINITY is \"{}\"", setting));
   return ranks;
 }
 

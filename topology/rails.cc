@@ -125,8 +125,8 @@ Result<std::vector<RankAffinity>> assign_as_set(const Machine& machine, const st
   }
   std::vector<RankAffinity> ranks = assign(machine, gpus, overrides);
   for (unsigned rank = 0; port && rank < ranks.size(); ++rank) {
-    const auto wish = std::find_if(overrides.begin(), overrides.end(),
-                                   [&](const AffinityOverride& each) { return each.rank == rank; });
+    const auto wish =
+        std::find_if(overrides.begin(), overrides.end(), [&](const AffinityOverride& each) { return each.rank == rank; });
     Result<std::vector<std::string>> rails = std::vector<std::string>();
     if (!off) rails = choose_rails(machine, ranks, rank, wish == overrides.end() ? nullptr : &*wish, port);
     if (!rails.ok()) return rails.status();

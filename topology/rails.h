@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// By which NICs a rank's chunks come side by side: its rails. Chosen from its affinity's NICs (affinity.h) and the ports that
-// the system shows. Pure but for find_port.
+// By which NICs a rank's chunks come side by side: its rails. Chosen from its affinity's NICs (affinity.h) and the ports
+// that the system shows. Pure but for find_port.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +39,8 @@ Result<std::vector<std::string>> choose_rails(const Machine& machine, const std:
 /// Rails in words: "mlx5_0:1,mlx5_1:1", "as UCX chooses".
 std::string rails_text(const std::vector<std::string>& rails);
 
-/// What ranks get by CARDEA_AFFINITY, all of them by the same words: `auto` or empty, `off`, or those of parse_override without
-/// the rank. `overrides` go before it. With rails if there is a `port`. CONFIGURATION.
+/// What ranks get by CARDEA_AFFINITY, all of them by the same words: `auto` or empty, `off`, or those of parse_override
+/// without the rank. `overrides` go before it. With rails if there is a `port`. CONFIGURATION.
 Result<std::vector<RankAffinity>> assign_as_set(const Machine& machine, const std::vector<DeviceId>& gpus,
                                                 const std::string& setting, std::vector<AffinityOverride> overrides,
                                                 const FindPort& port = {});

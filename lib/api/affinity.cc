@@ -56,9 +56,8 @@ Result<RankPlace> place_rank(const topology::Machine& machine, unsigned local, u
   if (wish == "off") return place;
   std::vector<topology::AffinityOverride> wishes;
   if (!wish.empty() && wish != "auto") {
-    Result<topology::AffinityOverride> read =
-        topology::parse_override(machine, fmt::format("rank={} {}", local, wish),
-                                 [&](const std::string& name) { return port(name).has_value(); });
+    Result<topology::AffinityOverride> read = topology::parse_override(
+        machine, fmt::format("rank={} {}", local, wish), [&](const std::string& name) { return port(name).has_value(); });
     if (!read.ok()) return Status(CARDEA_ERR_CONFIGURATION, "CARDEA_AFFINITY: " + read.status().message());
     if (read->rank != local)
       return Status(CARDEA_ERR_CONFIGURATION, "CARDEA_AFFINITY names a rank; it is about each rank itself");

@@ -90,8 +90,9 @@ TEST(RankPlace, WishesReplaceWhatIsComputed) {
 
 TEST(RankPlace, AWishThatMakesNoSenseIsNamed) {
   const topology::Machine dgx = machine("dgx-a100");
-  for (const char* const wish : {"nic=mlx5_9", "sideways", "numa=NUMA7", "cpus=x", "rank=1", "on", "rails=0", "rails=5", "rails=x", "rails=",
-                                 "rails=2 nic=mlx5_1", "nic=mlx5_1,mlx5_1", "rails=-1", "rails=99999999999999999999"}) {
+  for (const char* const wish :
+       {"nic=mlx5_9", "sideways", "numa=NUMA7", "cpus=x", "rank=1", "on", "rails=0", "rails=5", "rails=x",
+        "rails=", "rails=2 nic=mlx5_1", "nic=mlx5_1,mlx5_1", "rails=-1", "rails=99999999999999999999"}) {
     const Result<RankPlace> wrong = place_rank(dgx, 0, 8, wish, all_up);
     ASSERT_FALSE(wrong.ok()) << wish;
     EXPECT_EQ(wrong.status().code(), CARDEA_ERR_CONFIGURATION);
@@ -148,9 +149,7 @@ TEST(RankPlace, TwoRanksUnderASwitchWithTwoNicsTakeThemInDifferentOrder) {
 
 TEST(RankPlace, APortThatIsDownIsNotChosen) {
   const topology::Machine dgx = machine("dgx-a100");
-  const auto first_is_down = [](const std::string& device) {
-    return device == "mlx5_0" ? std::nullopt : all_up(device);
-  };
+  const auto first_is_down = [](const std::string& device) { return device == "mlx5_0" ? std::nullopt : all_up(device); };
   const Result<RankPlace> own = place_rank(dgx, 0, 8, "auto", first_is_down);
   ASSERT_TRUE(own.ok());
   EXPECT_EQ(own->nics, std::vector<std::string>{"mlx5_1:1"}) << "the next one of the socket";

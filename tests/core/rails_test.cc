@@ -48,8 +48,8 @@ TEST_F(CoreRails, ChunksOfOneExpertComeByAllOfThem) {
 TEST_F(CoreRails, AFasterOneTakesMore) {
   fetch(0);
   for (int i = 0; i < 6; ++i) {
-    const auto quick = std::find_if(driver_.flying.begin(), driver_.flying.end(),
-                                    [](const auto& entry) { return entry.second.lane == 2; });
+    const auto quick =
+        std::find_if(driver_.flying.begin(), driver_.flying.end(), [](const auto& entry) { return entry.second.lane == 2; });
     ASSERT_NE(quick, driver_.flying.end());
     driver_.complete(quick->first);
   }

@@ -224,9 +224,9 @@ void expect_loss(const std::function<void(Rails&)>& offence) {
 }
 
 TEST(UcxRails, NonsenseAboutThemLosesThePeer) {
-  expect_loss([](Rails& of) { of.rail(0).tell_rail_out(0, 0); });             // the one that it says so by
-  expect_loss([](Rails& of) { of.rail(0).tell_rail_out(0, 3); });             // one that is not paired
-  expect_loss([](Rails& of) { of.rail(1).tell_rail_out(0, 1); });             // by another than the main one
+  expect_loss([](Rails& of) { of.rail(0).tell_rail_out(0, 0); });              // the one that it says so by
+  expect_loss([](Rails& of) { of.rail(0).tell_rail_out(0, 3); });              // one that is not paired
+  expect_loss([](Rails& of) { of.rail(1).tell_rail_out(0, 1); });              // by another than the main one
   expect_loss([](Rails& of) { of.rail(1).send(0, Bytes(3, std::byte{7})); });  // a message where only chunks go
 }
 

@@ -25,7 +25,8 @@ struct RailPair {
 std::vector<RailPair> pair_rails(Rank self, std::span<const RailAddress> mine, Rank peer,
                                  std::span<const RailAddress> theirs);
 
-/// Of the rails of this rank that are in these pairs, the first of which is the main one, the longest run, the main one's if it is as long as any.
+/// Of the rails of this rank that are in these pairs, the first of which is the main one, the longest run, the main one's if
+/// it is as long as any.
 RailRun run_of(const std::vector<RailPair>& pairs);
 
 }  // namespace cardea::transport::ucx

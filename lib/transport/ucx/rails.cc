@@ -48,9 +48,8 @@ Result<std::unique_ptr<Transport>> Rails::make(boost::asio::io_context& io, List
     rails->rails_.push_back(std::move(rail));
   }
   if (devices.size() > 1) {
-    rails->links_.emplace(io, devices, [rails = rails.get()](std::size_t rail) {
-      rails->link_down(static_cast<std::uint32_t>(rail));
-    });
+    rails->links_.emplace(io, devices,
+                          [rails = rails.get()](std::size_t rail) { rails->link_down(static_cast<std::uint32_t>(rail)); });
   }
   return std::unique_ptr<Transport>(std::move(rails));
 }
@@ -192,8 +191,8 @@ void Rails::chunk_done(Rail& rail, ChunkToken token, const Status& status) {
     return start(std::move(*flight.order));
   }
   const bool was_lost = flight.order && peer.lost && of_the_rail(status);
-  listener_.on_chunk_done(token, was_lost ? Status(CARDEA_ERR_PEER_LOST, peer.lost->message()).with_detail(status.detail())
-                                          : status);
+  listener_.on_chunk_done(
+      token, was_lost ? Status(CARDEA_ERR_PEER_LOST, peer.lost->message()).with_detail(status.detail()) : status);
   settle(peer);
 }
 
@@ -264,14 +263,15 @@ void Rails::warn(const Peer& peer, std::uint32_t number, std::string_view why) {
     if (!peer.out[pair.mine]) left += (left.empty() ? "" : ",") + rails_[pair.mine]->name;
   }
   log::print(first ? log::Level::kWarn : log::Level::kInfo, who_, "ucx",
-             "NIC {} carries no more chunks from and to rank {}, which go by {} instead: {}", rail.name, peer.rank, left, why);
+             "NIC {} carries no more chunks from and to rank {}, which go by {} instead: {}", rail.name, peer.rank, left,
+             why);
 }
 
 Status Rails::told_out(const Rail& by, Rank rank, std::uint32_t theirs) {
   Peer* const peer = find(rank);
   if (peer == nullptr || peer->lost) return {};
-  const auto pair = std::find_if(peer->pairs.begin(), peer->pairs.end(),
-                                 [&](const RailPair& entry) { return entry.theirs == theirs; });
+  const auto pair =
+      std::find_if(peer->pairs.begin(), peer->pairs.end(), [&](const RailPair& entry) { return entry.theirs == theirs; });
   if (by.number != peer->main() || pair == peer->pairs.end() || pair == peer->pairs.begin())
     return Status::error(CARDEA_ERR_PROTOCOL, "rail {} is said to be out, by NIC {}", theirs, by.name);
   take_out(*peer, pair->mine, Cause::kKnown, false, "the other side has taken it out");
@@ -281,8 +281,8 @@ Status Rails::told_out(const Rail& by, Rank rank, std::uint32_t theirs) {
 void Rails::link_down(std::uint32_t number) {
   std::size_t without = 0;
   for (auto& [rank, peer] : peers_) {
-    const auto pair = std::find_if(peer.pairs.begin(), peer.pairs.end(),
-                                   [&](const RailPair& entry) { return entry.mine == number; });
+    const auto pair =
+        std::find_if(peer.pairs.begin(), peer.pairs.end(), [&](const RailPair& entry) { return entry.mine == number; });
     if (pair == peer.pairs.end() || peer.lost) continue;
     if (pair == peer.pairs.begin()) {
       ++without;

@@ -73,8 +73,8 @@ class Rails final : public Transport {
     Rank rank = kNoRank;
     std::vector<RailPair> pairs;  // the main one first
     std::size_t their_rails = 0;
-    std::array<bool, kMaxUcxRails> out{};            // by this rank's number, as what follows
-    std::array<std::uint32_t, kMaxUcxRails> waiting{};  // chunks on the way
+    std::array<bool, kMaxUcxRails> out{};                 // by this rank's number, as what follows
+    std::array<std::uint32_t, kMaxUcxRails> waiting{};    // chunks on the way
     std::array<Clock::time_point, kMaxUcxRails> moved{};  // when the last of them came, or the first was started
     std::optional<Status> lost;
     bool tell_listener = false;

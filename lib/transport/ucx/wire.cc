@@ -16,7 +16,14 @@ constexpr std::string_view kPassPurpose = "cardea ucx pass";
 constexpr std::string_view kCallerPurpose = "cardea ucx caller";
 constexpr std::size_t kIpv4Bytes = 4;
 
-enum Opcode : std::uint8_t { kMessage = 1, kChunkRequest = 2, kChunkData = 3, kChunkError = 4, kStreamOffer = 5, kRailOut = 6 };
+enum Opcode : std::uint8_t {
+  kMessage = 1,
+  kChunkRequest = 2,
+  kChunkData = 3,
+  kChunkError = 4,
+  kStreamOffer = 5,
+  kRailOut = 6
+};
 
 template <std::size_t N>
 void put(WireWriter& out, const std::array<std::byte, N>& bytes) {

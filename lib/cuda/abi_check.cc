@@ -46,6 +46,9 @@ SAME(Attribute::kAllowedHandleTypes, CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES);
 #if CUDA_VERSION >= 11020
 SAME(Attribute::kMempool, CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE);
 #endif
+#if CUDA_VERSION >= 11010
+SAME(DeviceAttribute::kReadOnlyHostRegister, CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED);
+#endif
 SAME(sizeof(IpcHandle), sizeof(CUipcMemHandle));
 SAME(sizeof(Location), sizeof(CUmemLocation));
 SAME(offsetof(Location, id), offsetof(CUmemLocation, id));

@@ -131,6 +131,7 @@ void Copier::issue_some(std::vector<CopyOrder>& orders) {
       failed.orders.push_back(std::move(order));
       continue;
     }
+    if (order.buffer) order.buffer->pin();
     batch_.add(order.pieces);
     together.push_back(std::move(order));
   }

@@ -28,6 +28,7 @@
 #include "lib/base/types.h"
 #include "lib/cuda/batch.h"
 #include "lib/cuda/event.h"
+#include "lib/cuda/pinned.h"
 
 namespace cardea::cuda {
 
@@ -46,6 +47,8 @@ struct CopyOrder {
   /// the order is done.
   const Version* stamp = nullptr;
   Version version = 0;
+  /// Where the host's side of it lies, if that is a buffer: pinned before the copy is queued, and kept until it is done.
+  std::shared_ptr<BufferPool::Buffer> buffer;
 };
 
 class CopyObserver {

@@ -10,6 +10,7 @@
   X(error_string, cuGetErrorString, (Code, const char**))                                                        \
   X(device_count, cuDeviceGetCount, (int*))                                                                      \
   X(device_get, cuDeviceGet, (Ordinal*, int))                                                                    \
+  X(device_attribute, cuDeviceGetAttribute, (int*, int, Ordinal))                                                \
   X(device_can_access_peer, cuDeviceCanAccessPeer, (int*, Ordinal, Ordinal))                                     \
   X(primary_retain, cuDevicePrimaryCtxRetain, (DriverContext*, Ordinal))                                         \
   X(primary_release, cuDevicePrimaryCtxRelease_v2, (Ordinal))                                                    \

@@ -119,7 +119,11 @@ void Runtime::carry_out(const core::StartChunk& start) {
   transport::ChunkOrder order = order_for(start);
   const bool onto_device = start.into == cache::kNoEntry && slabs_.at(start.slab)->on_device;
   if (lost_.contains(start.source) && !onto_device && copy_from_mapping(start, order)) return;
-  if (onto_device) bounce(start, order);
+  if (onto_device && !bounce(start, order)) {
+    return enqueue([this, token = start.chunk, bytes = order.bytes] {
+      on_chunk_done(token, Status::error(CARDEA_ERR_NO_MEMORY, "{} bytes of host memory to land in", bytes));
+    });
+  }
   if (start.into == cache::kNoEntry || !options_.back) {
     return enqueue(
         [transport = route_[start.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });

@@ -278,10 +278,11 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void resume_copies();
   bool copy_by_gpu(const core::StartChunk& start);
   Result<cuda::CopyOrder> copy_order(const core::StartChunk& start) const;
-  void bounce(const core::StartChunk& start, transport::ChunkOrder& order);
+  /// False if there is no memory for it to land in.
+  bool bounce(const core::StartChunk& start, transport::ChunkOrder& order);
   bool upload_bounced(transport::ChunkToken token, InFlight& flight);
   bool in_device_memory(const LayerRecord& layer, std::size_t local) const;
-  Result<std::shared_ptr<std::byte[]>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert);
+  Result<std::shared_ptr<std::byte>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert);
   void staged(std::uint64_t token, const Status& status);
   void drop_staged(core::LayerNumber layer);
   void on_copies_queued(std::span<const std::uint64_t> tokens) override;
@@ -290,6 +291,13 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void device_region_mapped(const transport::RegionKey& key, Result<cuda::PeerMapping> mapping);
   void destroy_on_copier(std::shared_ptr<const void> resource);
   static cuda::SlotKey slot_key(core::SlabNumber slab, core::SlotIndex slot) { return std::uint64_t{slab} << 32 | slot; }
+
+  // pinning.cc
+  void pin_host_memory();
+  void pin_region(const transport::RegionKey& key);
+  void warn_unpinned(std::string_view what, const Status& why);
+  void forget_region(const transport::RegionKey& key, std::shared_ptr<const void> pinned);
+  void unpin_all(bool idle);
 
   // layers.cc
   void place_local(const LayerRequest& request, LayerRecord& layer);
@@ -348,12 +356,12 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     Rank to = kNoRank;
     ExpertIndex expert = 0;
     Clock::time_point since;
-    std::shared_ptr<std::byte[]> staged;  // what it lies in, if it came from device memory
+    std::shared_ptr<std::byte> staged;  // what it lies in, if it came from device memory
   };
   std::map<std::uint64_t, Lent> leases_;
   struct Staged {  // an expert of this rank's device memory, copied once for all other nodes
     Version version = 0;
-    std::shared_ptr<std::byte[]> memory;
+    std::shared_ptr<std::byte> memory;
     std::uint64_t copying = 0;  // token; 0: it is here
     Status failed;
   };
@@ -373,6 +381,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     bool opening = false;                             // device memory: on its way to `device`; mapped: being brought in
     std::shared_ptr<const cuda::PeerMapping> device;  // null also if it could not be mapped
     std::vector<LayerKey> waiting;                    // layers that count it in `mapping`
+    const std::byte* base = nullptr;                  // of mapped host memory
+    std::shared_ptr<cuda::Registration> pinned;       // mapped host memory; goes on the copier's thread
   };
   std::map<transport::RegionKey, PeerRegion> peer_regions_;
   std::deque<transport::RegionKey> bringing_in_;  // mapped, and their pages come one part in each turn of the executor
@@ -382,6 +392,9 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   std::unique_ptr<cuda::Copier> copier_;     // set once
   std::atomic<cuda::Copier*> gpu_{nullptr};  // the same, for those who hold no mutex
   std::vector<cuda::CopyOrder> copies_;      // since the last dispatch
+  std::shared_ptr<cuda::BufferPool> buffers_;
+  cuda::Registration cache_pinned_;
+  bool warned_unpinned_ = false;
   std::unordered_map<core::ViewNumber, StreamView> stream_views_;
 
   std::vector<core::Action> spare_actions_;  // their memory is used again

@@ -237,6 +237,9 @@ FAKE cuDeviceGetCount(int* count) {
 FAKE cuDeviceGet(Ordinal* device, int ordinal) {
   return *device = ordinal, kSuccess;
 }
+FAKE cuDeviceGetAttribute(int* value, int which, Ordinal) {
+  return *value = which == static_cast<int>(DeviceAttribute::kReadOnlyHostRegister) ? 1 : 0, kSuccess;
+}
 FAKE cuDeviceCanAccessPeer(int* can, Ordinal, Ordinal) {
   return *can = 1, kSuccess;
 }
@@ -323,6 +326,7 @@ FAKE cuMemHostAlloc(void** out, std::size_t bytes, unsigned) {
   return *out = std::aligned_alloc(4096, whole_pages(bytes)), *out == nullptr ? kOutOfMemory : kSuccess;
 }
 FAKE cuMemFreeHost(void* at) {
+  ENTER(cuMemFreeHost);
   return std::free(at), kSuccess;
 }
 FAKE cuMemHostRegister_v2(void* at, std::size_t bytes, unsigned) {
@@ -334,6 +338,7 @@ FAKE cuMemHostRegister_v2(void* at, std::size_t bytes, unsigned) {
   return world().ranges.emplace(reinterpret_cast<Pointer>(at), range).second ? kSuccess : kHostMemoryAlreadyRegistered;
 }
 FAKE cuMemHostUnregister(void* at) {
+  ENTER(cuMemHostUnregister);
   const std::scoped_lock held(world().mutex);
   return world().ranges.erase(reinterpret_cast<Pointer>(at)) != 0 ? kSuccess : kInvalidValue;
 }

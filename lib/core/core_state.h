@@ -124,6 +124,10 @@ struct Core::Slab {
   bool feeding = false;
   std::optional<LaneNumber> copies;  // add_slab
   std::uint32_t under_way = 0;       // queued chunks
+  GateLimits gate_limits;
+  std::uint32_t gates = 0;              // shut, or not passed yet by the GPU
+  std::vector<std::uint32_t> landings;  // free ones
+  std::deque<WantRef> gateable;         // on a stream, and what they wait for is still to come; may be gone meanwhile
 };
 
 struct Core::Transfer {
@@ -175,6 +179,10 @@ struct Core::Transfer {
   bool streams = false;          // begun before all of it was in the node cache
   bool leaving = false;          // nobody here needs its slot any more, but others still pull from it
   cache::LocalMask avoided = 0;  // from whom a pull has failed
+  // gated.cc
+  std::uint32_t landing = UINT32_MAX;  // it fills that one of its slab's, and no slot
+  bool gated = false;                  // its only chunk is behind a gate, or was
+  std::vector<ChunkNumber> gates;      // that are shut until this is whole
 
   bool is_queued() const {
     return std::any_of(queued.begin(), queued.end(), [](const auto& place) { return place.has_value(); });
@@ -203,6 +211,7 @@ struct Core::Transfer {
     return true;
   }
   bool cached() const { return entry != cache::kNoEntry; }
+  bool slotless() const { return cached() || landing != UINT32_MAX; }
   bool complete() const { return in_flight == 0 && (cached() ? (requested & ~present) == 0 : next_chunk == chunks.size()); }
   void recycle() {
     constexpr std::size_t kManyChunks = 4096;  // memory for more is not kept

@@ -79,6 +79,9 @@ requires(sizeof...(A) == sizeof...(B)) struct Alike<Code (*)(A...), CUresult (*)
   static_assert(Alike<decltype(Driver::member), decltype(&::symbol)>::value, #symbol);
 // cuda.h names the newest variant without its suffix where the two differ in nothing else.
 CARDEA_CUDA_FUNCTIONS(CARDEA_CUDA_ALIKE)
+#if CUDA_VERSION >= 12000
+CARDEA_CUDA_ALIKE(stream_wait_value, cuStreamWaitValue32, )
+#endif
 
 }  // namespace
 }  // namespace cardea::cuda

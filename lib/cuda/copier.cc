@@ -42,8 +42,9 @@ Result<std::unique_ptr<Copier>> Copier::make(std::shared_ptr<const Device> devic
 
 Status Copier::start() {
   const Device::Current current(*device_);
-  for (Stream& stream : streams_) {
-    const Status status = device_->check(device_->driver().stream_create(&stream, kStreamNonBlocking), "cuStreamCreate");
+  for (std::size_t q = 0; q < kPlainQueues; ++q) {
+    const Status status =
+        device_->check(device_->driver().stream_create(&streams_[q], kStreamNonBlocking), "cuStreamCreate");
     if (!status.ok()) return status;
   }
   // The framework's signals are not for this thread.
@@ -62,6 +63,25 @@ Copier::~Copier() {
   for (const Stream stream : streams_) {
     if (stream != nullptr) device_->driver().stream_destroy(stream);
   }
+}
+
+Status Copier::use_gates() {
+  const Status status = make_gates();
+  issue();  // what others have left here meanwhile
+  return status;
+}
+
+Status Copier::make_gates() {
+  const std::scoped_lock held(issuing_);
+  if (gates_) return *gates_;
+  const Device::Current current(*device_);
+  Status status;
+  for (std::size_t q = kPlainQueues; q < kQueues && status.ok(); ++q)
+    status = device_->check(device_->driver().stream_create(&streams_[q], kStreamNonBlocking), "cuStreamCreate");
+  const std::span<const Stream> all(streams_);
+  if (status.ok()) status = try_gates(device_, all.subspan(kPlainQueues), all.first(kPlainQueues));
+  gates_ = status;
+  return status;
 }
 
 // ---------------------------------------------------------------- orders
@@ -108,7 +128,8 @@ void Copier::issue_some(std::vector<CopyOrder>& orders) {
   std::uint64_t limit = kFirstBatch;
   for (CopyOrder& order : orders) {
     const bool other_queue = !together.empty() && together.front().queue != order.queue;
-    if (other_queue || batch_.bytes() >= limit) {
+    const bool alone = order.gate || (!together.empty() && together.front().gate);
+    if (!together.empty() && (other_queue || alone || batch_.bytes() >= limit)) {
       limit = other_queue ? kFirstBatch : std::min(limit * 2, kLargestBatch);
       flush(together.front().queue, together);
     }
@@ -124,7 +145,14 @@ void Copier::issue_some(std::vector<CopyOrder>& orders) {
                                 "cuStreamWaitEvent");
       }
     }
+    if (status.ok() && order.gate) {
+      const Gate& gate = *order.gate;
+      status = device_->check(
+          device_->driver().stream_wait_value(stream(order.queue), gate.word(), gate.value(), kWaitValueGreaterOrEqual),
+          "cuStreamWaitValue32");
+    }
     if (!status.ok()) {
+      if (order.gate) order.gate->fail(status);
       const std::scoped_lock held(mutex_);
       Queued& failed = queued_[static_cast<std::size_t>(order.queue)].emplace_back();
       failed.failed = status;
@@ -201,6 +229,7 @@ void Copier::flush(Queue queue, std::vector<CopyOrder>& orders) {
   tokens.reserve(orders.size());
   for (CopyOrder& order : orders) {
     order.pieces = {};
+    if (order.gate && !together.failed.ok()) order.gate->fail(together.failed);  // or nothing would get past it
     tokens.push_back(order.token);
   }
   const bool queued = together.failed.ok();
@@ -219,6 +248,7 @@ void Copier::flush(Queue queue, std::vector<CopyOrder>& orders) {
 // ---------------------------------------------------------------- completions
 
 Status Copier::fate_of(const CopyOrder& order) const {
+  if (order.gate && order.gate->is_open() && !order.gate->verdict().ok()) return order.gate->verdict();
   if (order.stamp == nullptr) return {};
   const Version now = __atomic_load_n(order.stamp, __ATOMIC_ACQUIRE);
   if (now == order.version) return {};

@@ -28,15 +28,21 @@
 #include "lib/base/types.h"
 #include "lib/cuda/batch.h"
 #include "lib/cuda/event.h"
-#include "lib/cuda/pinned.h"
+#include "lib/cuda/gate.h"
 
 namespace cardea::cuda {
 
 /// A slot of a slab, for the order in which it is written and read; 0: none.
 using SlotKey = std::uint64_t;
 
-enum class Queue : std::uint8_t { kPull, kUpload, kDownload };  // from other GPUs, from host memory, to host memory
-inline constexpr std::size_t kQueues = 3;
+/// From other GPUs, from host memory, to host memory; and those for orders behind gates, so that nothing else waits there.
+enum class Queue : std::uint8_t { kPull, kUpload, kDownload, kFirstGated };
+inline constexpr std::size_t kGatedQueues = 4;
+inline constexpr std::size_t kPlainQueues = 3;
+inline constexpr std::size_t kQueues = kPlainQueues + kGatedQueues;
+inline Queue gated_queue(std::size_t index) {
+  return static_cast<Queue>(kPlainQueues + index);
+}
 
 struct CopyOrder {
   std::uint64_t token = 0;
@@ -49,6 +55,8 @@ struct CopyOrder {
   Version version = 0;
   /// Where the host's side of it lies, if that is a buffer: pinned before the copy is queued, and kept until it is done.
   std::shared_ptr<BufferPool::Buffer> buffer;
+  /// It waits for that on the GPU, on one of the gated queues (after use_gates()). If the gate has failed, so has the order.
+  std::shared_ptr<Gate> gate;
 };
 
 class CopyObserver {
@@ -69,6 +77,9 @@ class Copier {
   Copier& operator=(const Copier&) = delete;
 
   const std::shared_ptr<const Device>& device() const { return device_; }
+
+  /// Makes the gated queues, and tries them (try_gates), once; asked again, it answers the same. The errors of that.
+  Status use_gates();
 
   /// Takes orders, and leaves the vector empty. Without a later issue() of the caller, wake() sees to it.
   void submit(std::vector<CopyOrder>& orders);
@@ -128,6 +139,7 @@ class Copier {
   Status start();
   void run();
   bool look();
+  Status make_gates();
   void issue_some(std::vector<CopyOrder>& orders);
   void flush(Queue queue, std::vector<CopyOrder>& orders);
   std::vector<EventRef> must_come_before(const CopyOrder& order);
@@ -144,7 +156,8 @@ class Copier {
   std::shared_ptr<EventPool> events_;
   std::array<Stream, kQueues> streams_{};
 
-  std::mutex issuing_;  // held while orders are put on streams; guards the next three
+  std::mutex issuing_;           // held while orders are put on streams; guards the next four
+  std::optional<Status> gates_;  // use_gates
   Batch batch_;
   std::array<std::vector<EventRef>, kQueues> awaited_;  // in this run of orders
   std::array<std::uint64_t, kQueues> last_number_{};

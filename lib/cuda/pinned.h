@@ -44,6 +44,13 @@ class Registration {
   void* base_ = nullptr;
 };
 
+struct Free {
+  bool kept = false;
+  void operator()(std::byte* data) const {
+    if (!kept) std::free(data);
+  }
+};
+
 /// Memory of this process, pinned, whole huge pages where the system gives them. Making and destroying it call the driver.
 class PinnedMemory {
  public:
@@ -54,15 +61,13 @@ class PinnedMemory {
   /// NO_MEMORY, DEVICE.
   static Result<PinnedMemory> create(std::shared_ptr<const Device> device, std::uint64_t bytes);
   std::byte* data() const { return data_.get(); }
+  /// It stays as long as the process lives.
   void leave() {
     registration_.leave();
-    static_cast<void>(data_.release());
+    data_.get_deleter().kept = true;
   }
 
  private:
-  struct Free {
-    void operator()(std::byte* data) const { std::free(data); }
-  };
   std::unique_ptr<std::byte, Free> data_;
   Registration registration_;  // goes before the memory
 };
@@ -82,14 +87,11 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
     /// It is not given back to the system when it is destroyed.
     void leave() {
       registration_.leave();
-      static_cast<void>(data_.release());
+      data_.get_deleter().kept = true;
     }
 
    private:
     friend class BufferPool;
-    struct Free {
-      void operator()(std::byte* data) const { std::free(data); }
-    };
     std::shared_ptr<BufferPool> pool_;  // while it is out
     std::unique_ptr<std::byte, Free> data_;
     std::uint64_t bytes_ = 0;

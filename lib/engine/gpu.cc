@@ -58,6 +58,7 @@ Status Runtime::use_device() {
 bool Runtime::close_device(Nanoseconds patience) {
   cuda::Copier* const copier = this->copier();
   if (copier == nullptr) return true;
+  fail_gates(Status(CARDEA_ERR_CANCELED, "the context was destroyed"));
   const bool idle = copier->close(patience);
   unpin_all(idle);
   return idle;
@@ -153,12 +154,16 @@ Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::
     if (const Status status = cuda::check_residence(device, places[s].base); !status.ok())
       return status.within(fmt::format("segment {}", s));
   }
-  if (!places.empty()) return memory;
+  if (!places.empty()) {
+    memory.gates = make_gates(layout, slots);
+    return memory;
+  }
   const Result<SlabPlan> plan = plan_slab(layout, slots);
   if (!plan.ok()) return plan.status();
   Result<cuda::DeviceMemory> made = cuda::DeviceMemory::create(copier_->device(), plan->bytes);
   if (!made.ok()) return made.status().within(fmt::format("slab of {} slots", slots));
   memory.own = std::make_shared<cuda::DeviceMemory>(std::move(*made));
+  memory.gates = make_gates(layout, slots);
   return memory;
 }
 
@@ -272,15 +277,17 @@ void Runtime::order_copy(cuda::CopyOrder order) {
 }
 
 bool Runtime::copy_by_gpu(const core::StartChunk& start) {
-  if (start.into != cache::kNoEntry) return false;
+  if (start.into != cache::kNoEntry || start.lands) return false;
   const SlabRecord& slab = *slabs_.at(start.slab);
   if (!slab.on_device && (start.from != cache::kNoEntry || start.lane != kGpuPull)) return false;
   Result<cuda::CopyOrder> order = copy_order(start);
   if (!order.ok()) return false;  // by the transport, then
   std::uint64_t payload = 0;
   for (const cuda::CopyPiece& piece : order->pieces) payload += piece.bytes;
-  const cardea_path_t path = start.from != cache::kNoEntry ? CARDEA_PATH_CACHE : CARDEA_PATH_NODE_GPU;
+  const cardea_path_t path = start.from != cache::kNoEntry || start.landed ? CARDEA_PATH_CACHE : CARDEA_PATH_NODE_GPU;
+  if (start.landed) payload = 0;  // counted when it landed
   in_flight_[start.chunk] = {path, payload, slab.on_device, {}};
+  if (start.gated && !put_behind_gate(start, *order)) return true;
   order_copy(std::move(*order));
   return true;
 }
@@ -295,7 +302,7 @@ Result<cuda::CopyOrder> Runtime::copy_order(const core::StartChunk& start) const
   order.version = start.version;
   const SourceRecord* source = nullptr;
   std::size_t local = 0;
-  if (start.from == cache::kNoEntry) {
+  if (start.from == cache::kNoEntry && !start.landed) {
     source = &layer.sources.at(start.source);
     local = source->local_of.at(start.expert);
     if (const auto stamp = source->mapped.find(source->announce.stamp_region); stamp != source->mapped.end())
@@ -306,7 +313,8 @@ Result<cuda::CopyOrder> Runtime::copy_order(const core::StartChunk& start) const
       start.range.offset, start.range.bytes, [&](std::size_t segment, std::uint64_t offset, std::uint64_t bytes) {
         cuda::Pointer from = 0;
         if (source == nullptr) {
-          from = reinterpret_cast<cuda::Pointer>(options_.cache->payload(start.from)) + layer.layout.offset(segment);
+          const std::byte* const whole = start.landed ? landing(start.landed) : options_.cache->payload(start.from);
+          from = reinterpret_cast<cuda::Pointer>(whole) + layer.layout.offset(segment);
         } else {
           const SegmentPlace::Spot at = source->announce.places[segment].of(local);
           if (const auto device = source->device.find(at.region); device != source->device.end()) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lib/core/core.h"
+#include "lib/cuda/gate.h"
 #include "lib/engine/landing_memory.h"
 #include "lib/engine/messages.h"
 #include "lib/engine/regions.h"
@@ -30,6 +31,7 @@ struct SlabRecord {
   LandingMemory memory;               // empty if the rows are the framework's
   bool on_device = false;
   std::shared_ptr<cuda::DeviceMemory> device_memory;  // on the device, if the rows are Cardea's
+  std::shared_ptr<cuda::GateSet> gates;               // null: nothing is queued before it has come over the network
 
   std::byte* row(std::size_t segment, core::SlotIndex slot) const {
     return base[segment] + stride[segment] * (first_slot + slot);
@@ -40,6 +42,7 @@ struct SlabRecord {
 struct SlabMemory {
   bool on_device = false;
   std::shared_ptr<cuda::DeviceMemory> own;
+  std::shared_ptr<cuda::GateSet> gates;
   LandingMemory landing;  // in host memory
 };
 

@@ -2,6 +2,8 @@
 // The runtime's half that has host memory pinned for this rank's GPU (lib/cuda/pinned.h): the node cache and what peers have
 // mapped here, on the copier's thread, from when the device is used for the first time. What cannot be pinned is copied all
 // the same, at the driver's pace for plain memory.
+#include <algorithm>
+
 #include "lib/base/log.h"
 #include "lib/engine/runtime.h"
 
@@ -14,18 +16,26 @@ void Runtime::pin_host_memory() {
   }
   const auto elsewhere = [&](Node node) { return node != options_.node_of[options_.self]; };
   if (options_.cache == nullptr || std::none_of(options_.node_of.begin(), options_.node_of.end(), elsewhere)) return;
-  copier_->post([this, base = options_.cache->memory(), bytes = options_.cache->capacity()] {
-    Status status = options_.back ? options_.back(0, bytes) : Status();
-    cuda::Registration pinned;
-    if (status.ok()) {
-      Result<cuda::Registration> made = cuda::Registration::make(copier_->device(), base, bytes, true);
-      status = made.status();
-      if (made.ok()) pinned = std::move(*made);
-    }
-    const auto held = lock();
-    cache_pinned_ = std::move(pinned);
-    if (!status.ok()) warn_unpinned("the node cache", status);
-  });
+  copier_->post([this] { pin_cache(0); });
+}
+
+/// On the copier's thread. Its pages come in steps, between which the thread does what else there is to do.
+void Runtime::pin_cache(std::uint64_t from) {
+  constexpr std::uint64_t kStep = std::uint64_t{64} << 20;
+  const std::uint64_t bytes = options_.cache->capacity();
+  const std::uint64_t end = std::min(bytes, from + kStep);
+  Status status = options_.back ? options_.back(from, end - from) : Status();
+  if (status.ok() && end < bytes) return copier_->post([this, end] { pin_cache(end); });
+  cuda::Registration pinned;
+  if (status.ok()) {
+    Result<cuda::Registration> made = cuda::Registration::make(copier_->device(), options_.cache->memory(), bytes, true);
+    status = made.status();
+    if (made.ok()) pinned = std::move(*made);
+  }
+  const auto held = lock();
+  cache_pinned_ = std::move(pinned);
+  if (!status.ok()) return warn_unpinned("the node cache", status);
+  core_.cache_is_pinned();
 }
 
 /// With the mutex. Does nothing without a copier: pin_host_memory comes to it.
@@ -71,8 +81,12 @@ void Runtime::unpin_all(bool idle) {
     cache = std::move(cache_pinned_);
   }
   if (idle) return;
+  const auto held = lock();
   cache.leave();
   for (const auto& region : regions) region->leave();
+  for (const auto& [number, slab] : slabs_) {
+    if (slab->gates) slab->gates->leave();
+  }
   if (buffers_) buffers_->leave();
 }
 

@@ -248,9 +248,11 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   struct InFlight {
     cardea_path_t path = CARDEA_PATH_NONE;
     std::uint64_t payload = 0;
-    bool ordered = false;            // the GPU keeps the order of its slot
-    std::shared_ptr<Bounce> bounce;  // lands in host memory first
-    Rank source = kNoRank;           // none: copied out of the node cache
+    bool ordered = false;              // the GPU keeps the order of its slot
+    std::shared_ptr<Bounce> bounce;    // lands in host memory first
+    std::shared_ptr<cuda::Gate> gate;  // it waits behind
+    std::size_t gate_line = 0;
+    Rank source = kNoRank;  // none: copied out of the node cache
     std::uint32_t layer_id = 0;
     ExpertIndex expert = 0;
     Clock::time_point since{};
@@ -292,8 +294,19 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void destroy_on_copier(std::shared_ptr<const void> resource);
   static cuda::SlotKey slot_key(core::SlabNumber slab, core::SlotIndex slot) { return std::uint64_t{slab} << 32 | slot; }
 
+  // gpu_gates.cc
+  std::shared_ptr<cuda::GateSet> make_gates(const core::SegmentLayout& layout, std::uint32_t slots);
+  core::GateLimits gate_limits(const SlabRecord& slab) const;
+  void drop_gates(SlabRecord& slab);
+  std::byte* landing(const core::LandingPlace& place) const { return slabs_.at(place.slab)->gates->landing(place.index); }
+  bool put_behind_gate(const core::StartChunk& start, cuda::CopyOrder& order);
+  void open_gate(const core::OpenGate& open);
+  void leave_line(const InFlight& flight);
+  void fail_gates(const Status& why);
+
   // pinning.cc
   void pin_host_memory();
+  void pin_cache(std::uint64_t from);
   void pin_region(const transport::RegionKey& key);
   void warn_unpinned(std::string_view what, const Status& why);
   void forget_region(const transport::RegionKey& key, std::shared_ptr<const void> pinned);
@@ -393,6 +406,13 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   std::atomic<cuda::Copier*> gpu_{nullptr};  // the same, for those who hold no mutex
   std::vector<cuda::CopyOrder> copies_;      // since the last dispatch
   std::shared_ptr<cuda::BufferPool> buffers_;
+  struct GateLine {         // one of the copier's gated queues
+    Rank source = kNoRank;  // of what was queued there last
+    std::uint32_t shut = 0;
+  };
+  std::array<GateLine, cuda::kGatedQueues> gate_lines_;
+  std::atomic<std::uint64_t> landing_bytes_{0};  // of all slabs
+  std::atomic<bool> told_of_gates_{false};
   cuda::Registration cache_pinned_;
   bool warned_unpinned_ = false;
   std::unordered_map<core::ViewNumber, StreamView> stream_views_;

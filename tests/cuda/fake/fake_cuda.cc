@@ -4,10 +4,13 @@
 //
 // It keeps the driver's word in what Cardea depends on: streams run in order and beside one another; events tell of what was
 // recorded last; memory is shared between processes by IPC handles and descriptors and outlives its owner where it is
-// mapped; a gate (cuStreamWaitValue32) stops its stream; and cuMemFree waits for all streams while every other call waits
-// for it, which is how a gate whose opener calls the driver becomes a deadlock.
+// mapped; a gate (cuStreamWaitValue32) stops its stream; and cuMemFree, and the first launch of a kernel, wait for all
+// streams while every other call waits for them, which is how a gate whose opener calls the driver becomes a deadlock.
+// Compiled with FAKE_CUDA_OLD, it is a driver without stream memory operations.
 //
 //   FAKE_CUDA_DEVICES   how many (default 2)
+//   FAKE_CUDA_CONNECTIONS   queues of the device that streams share, in turn; what waits there holds up what comes behind
+//                       (default: each stream its own)
 //   FAKE_CUDA_JITTER    microseconds: each operation starts up to so much later than it could
 //   FAKE_CUDA_FAIL      "cuSymbol:n[:code]": from its n-th call on the function fails (code 2 if it allocates, else 719)
 #include <fcntl.h>
@@ -53,6 +56,7 @@ struct CUevent_st {
 };
 
 struct CUstream_st {
+  CUstream_st* queue = this;  // whose thread does its work
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<std::function<void()>> work;
@@ -93,6 +97,8 @@ struct World {
   std::map<std::string, std::pair<int, int>> failures;  // calls that still succeed, code
   std::shared_mutex driver;                             // cuMemFree has it alone while it waits
   int jitter = 0;
+  std::vector<std::unique_ptr<CUstream_st>> connections;
+  std::size_t next_connection = 0;
 };
 
 World& world() {
@@ -104,6 +110,9 @@ World& world() {
     for (int i = 0; i < devices; ++i) made->contexts.push_back({i});
     made->active.assign(static_cast<std::size_t>(devices), 0);
     if (const char* jitter = std::getenv("FAKE_CUDA_JITTER")) made->jitter = std::atoi(jitter);
+    if (const char* connections = std::getenv("FAKE_CUDA_CONNECTIONS")) {
+      for (int i = 0; i < std::atoi(connections); ++i) made->connections.push_back(std::make_unique<CUstream_st>());
+    }
     if (const char* fail = std::getenv("FAKE_CUDA_FAIL")) {
       std::string text = fail;
       const auto first = text.find(':');
@@ -155,16 +164,29 @@ void run(CUstream_st& stream) {
   }
 }
 
-void enqueue(CUstream_st& stream, std::function<void()> work) {
+void enqueue(CUstream_st& of_stream, std::function<void()> work) {
+  CUstream_st& stream = *of_stream.queue;
   const std::scoped_lock held(stream.mutex);
   if (!stream.thread.joinable()) stream.thread = std::thread([&stream] { run(stream); });
   stream.work.push_back(std::move(work));
   stream.changed.notify_all();
 }
 
-void drain(CUstream_st& stream) {
+void drain(CUstream_st& of_stream) {
+  CUstream_st& stream = *of_stream.queue;
   std::unique_lock held(stream.mutex);
   stream.changed.wait(held, [&] { return stream.work.empty() && !stream.running; });
+}
+
+/// What cuMemFree and the first launch of a kernel do; every other call waits meanwhile.
+void drain_all() {
+  drain(world().legacy);
+  std::set<CUstream_st*> streams;
+  {
+    const std::scoped_lock held(world().mutex);
+    streams = world().streams;
+  }
+  for (CUstream_st* const stream : streams) drain(*stream);
 }
 
 int new_memory(std::size_t bytes) {
@@ -306,13 +328,7 @@ FAKE cuMemAllocAsync(Pointer* out, std::size_t bytes, Stream) {
 }
 FAKE cuMemFree_v2(Pointer at) {
   const std::unique_lock alone(world().driver);
-  drain(world().legacy);
-  std::set<CUstream_st*> streams;
-  {
-    const std::scoped_lock held(world().mutex);
-    streams = world().streams;
-  }
-  for (CUstream_st* const stream : streams) drain(*stream);
+  drain_all();
   const std::scoped_lock held(world().mutex);
   const auto range = world().ranges.find(at);
   if (range == world().ranges.end()) return kInvalidValue;
@@ -520,10 +536,13 @@ FAKE cuStreamCreate(Stream* out, unsigned) {
   ENTER(cuStreamCreate);
   *out = new CUstream_st;
   const std::scoped_lock held(world().mutex);
+  if (const std::size_t count = world().connections.size(); count != 0)
+    (*out)->queue = world().connections[world().next_connection++ % count].get();
   world().streams.insert(*out);
   return kSuccess;
 }
 FAKE cuStreamDestroy_v2(Stream stream) {
+  if (stream->queue != stream) drain(*stream);
   {
     const std::scoped_lock held(world().mutex);
     world().streams.erase(stream);
@@ -597,6 +616,7 @@ FAKE cuStreamWaitEvent(Stream stream, EventHandle event, unsigned) {
   });
   return kSuccess;
 }
+#ifndef FAKE_CUDA_OLD
 FAKE cuStreamWaitValue32_v2(Stream stream, Pointer at, std::uint32_t value, unsigned flags) {
   ENTER(cuStreamWaitValue32_v2);
   if (flags != kWaitValueGreaterOrEqual) return kNotSupported;
@@ -607,6 +627,7 @@ FAKE cuStreamWaitValue32_v2(Stream stream, Pointer at, std::uint32_t value, unsi
   });
   return kSuccess;
 }
+#endif
 FAKE cuMemsetD8Async(Pointer at, unsigned char byte, std::size_t bytes, Stream stream) {
   ENTER(cuMemsetD8Async);
   enqueue(of(stream), [=] { std::memset(reinterpret_cast<void*>(at), byte, bytes); });
@@ -629,5 +650,35 @@ FAKE cuMemcpyBatchAsync_v2(Pointer* to, Pointer* from, std::size_t* bytes, std::
     for (const auto& copy : copies)
       std::memcpy(reinterpret_cast<void*>(copy[0]), reinterpret_cast<const void*>(copy[1]), copy[2]);
   });
+  return kSuccess;
+}
+
+// ---------------------------------------------------------------- one kernel, whose code nobody reads: it stores 12345
+
+namespace cardea::cuda {
+struct CUfunc_st {
+  bool loaded = false;
+};
+}  // namespace cardea::cuda
+
+FAKE cuModuleLoadData(void** module, const void*) {
+  ENTER(cuModuleLoadData);
+  return *module = new CUfunc_st, kSuccess;  // goes with the process, as its threads do
+}
+FAKE cuModuleGetFunction(void** function, void* module, const char*) {
+  return *function = module, kSuccess;
+}
+FAKE cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream stream,
+                    void** parameters, void**) {
+  auto& kernel = *static_cast<CUfunc_st*>(function);
+  if (!kernel.loaded) {
+    const std::unique_lock alone(world().driver);
+    drain_all();
+    kernel.loaded = true;
+  }
+  ENTER(cuLaunchKernel);
+  Pointer at = 0;
+  std::memcpy(&at, parameters[0], sizeof at);
+  enqueue(of(stream), [at] { *reinterpret_cast<std::uint32_t*>(at) = 12345; });
   return kSuccess;
 }

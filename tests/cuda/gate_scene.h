@@ -52,7 +52,7 @@ struct Scene {
   Job& job;
   GpuLayer& layer;
   SharedBoard& board;
-  unsigned rank;
+  const std::vector<std::uint32_t> experts;  // of the source, as many as there are slots
 };
 
 class GpuGate : public ::testing::Test {
@@ -66,6 +66,7 @@ class GpuGate : public ::testing::Test {
                          const char* value = nullptr, bool source_dies = false) {
     SharedExchange exchange(2);
     SharedBoard board;
+    shape.per_rank = shape.slots + 1;
     shape.seed = fresh_seed();
     if (shape.segments.size() == 3) shape.segments = {3 << 20, 40000, 96};
     RankOptions options;
@@ -80,17 +81,21 @@ class GpuGate : public ::testing::Test {
           Job job(config);
           GpuLayer layer(gpu, job, shape);
           layer.publish(1);
-          Scene scene{gpu, job, layer, board, rank};
           if (rank == 1) {
             board.set(kSource, static_cast<unsigned long>(getpid()));
             EXPECT_TRUE(board.barrier(0, 2));
             EXPECT_TRUE(board.wait_for(kEnd, 1));
-          } else {
-            layer.poison_slab();
-            EXPECT_TRUE(board.barrier(0, 2));
-            read(scene);
-            board.set(kEnd, 1);
+            return;
           }
+          // One that is not asked for again shows that the source has published.
+          std::vector<std::uint32_t> experts = layer.foreign();
+          EXPECT_EQ(layer.read(1, {experts.back()}, CARDEA_PATH_NETWORK), 1u);
+          experts.pop_back();
+          layer.poison_slab();
+          EXPECT_TRUE(board.barrier(0, 2));
+          Scene scene{gpu, job, layer, board, experts};
+          read(scene);
+          board.set(kEnd, 1);
         },
         options);
     if (source_dies) {
@@ -98,12 +103,12 @@ class GpuGate : public ::testing::Test {
     }
   }
 
-  /// Asks for all of the source's experts on the stream and takes their views, none of which has come.
+  /// Asks for the source's experts on the stream and takes their views, none of which has come.
   static cardea_fetch_t take_all(const Scene& scene, const Stopped& source, std::vector<cardea_view_t>& views) {
-    const cardea_fetch_t fetch = scene.layer.fetch(1, scene.layer.foreign(), scene.gpu.stream());
+    const cardea_fetch_t fetch = scene.layer.fetch(1, scene.experts, scene.gpu.stream());
     views = drain(fetch);
     EXPECT_TRUE(source.still()) << "the views were taken before anything could come";
-    EXPECT_EQ(views.size(), scene.layer.foreign().size());
+    EXPECT_EQ(views.size(), scene.experts.size());
     for (const cardea_view_t& view : views) {
       EXPECT_EQ(view.status, CARDEA_OK);
       EXPECT_EQ(view.path, CARDEA_PATH_NETWORK);

@@ -29,7 +29,7 @@ TEST_F(GpuGate, ASourceThatDiesBehindShutGates) {
           usleep(1000);
         }
         EXPECT_EQ(slab.free_slots, slab.num_slots);
-        EXPECT_EQ(cardea_wait(scene.layer.fetch(1, {4}, scene.gpu.stream()), kPatience), CARDEA_ERR_PEER_LOST);
+        EXPECT_EQ(cardea_wait(scene.layer.fetch(1, scene.experts, scene.gpu.stream()), kPatience), CARDEA_ERR_PEER_LOST);
       },
       {}, nullptr, nullptr, true);
 }
@@ -49,7 +49,7 @@ TEST_F(GpuGate, CanceledBehindShutGates) {
     }
     release(views);
     // What is asked for again comes, and is right.
-    EXPECT_EQ(scene.layer.read(1, scene.layer.foreign(), CARDEA_PATH_NETWORK), 4u);
+    EXPECT_EQ(scene.layer.read(1, scene.experts, CARDEA_PATH_NETWORK), 4u);
   });
 }
 
@@ -93,7 +93,7 @@ TEST_F(GpuGate, WithoutStreamMemoryOperationsAHostWaitsForWhatComesOverTheNetwor
   reader_and_source(
       [&](Scene& scene) {
         Stopped source(scene.board.get(kSource));
-        const cardea_fetch_t fetch = scene.layer.fetch(1, scene.layer.foreign(), scene.gpu.stream());
+        const cardea_fetch_t fetch = scene.layer.fetch(1, scene.experts, scene.gpu.stream());
         cardea_status_t status = CARDEA_OK;
         EXPECT_TRUE(next(fetch, 4, 100 * kMilli, &status).empty());
         EXPECT_EQ(status, CARDEA_ERR_TIMEOUT);

@@ -66,18 +66,19 @@ TEST_F(GpuGate, LocalExpertsComeThroughWhileGatesAreShut) {
     config.liveness_limit = 20 * kSecond;
     config.cache_bytes = CARDEA_NO_CACHE;
     Job job(config);
-    GpuLayer layer(gpu, job, {.per_rank = 2, .slots = 4, .seed = seed});
+    GpuLayer layer(gpu, job, {.per_rank = 3, .slots = 4, .seed = seed});
     layer.publish(1);
+    if (rank == 0) layer.read(1, {5, 8}, CARDEA_PATH_NETWORK);  // both others have published
     if (rank == 2) board.set(kSource, static_cast<unsigned long>(getpid()));
     EXPECT_TRUE(board.barrier(0, 3));
     if (rank == 0) {
       Stopped source(board.get(kSource));
-      const cardea_fetch_t fetch = layer.fetch(1, {4, 5, 2, 3}, gpu.stream());
+      const cardea_fetch_t fetch = layer.fetch(1, {6, 7, 3, 4}, gpu.stream());
       std::vector<cardea_view_t> views = drain(fetch);
       ASSERT_EQ(views.size(), 4u);
       // The host that waits for local ones shows that they come; they were queued first, too.
       for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(views[i].path, CARDEA_PATH_NODE_GPU);
-      const cardea_fetch_t local = layer.fetch(1, {2, 3});
+      const cardea_fetch_t local = layer.fetch(1, {3, 4});
       for (const cardea_view_t& view : drain(local)) {
         EXPECT_EQ(view.status, CARDEA_OK);
         views.push_back(view);

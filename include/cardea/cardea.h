@@ -186,7 +186,8 @@ typedef struct cardea_config {
   uint64_t chunk_bytes;      /* network transfers move in chunks of this size; 0: CARDEA_CHUNK_BYTES, else 1 MiB */
   uint32_t chunks_in_flight; /* per network lane; 0: CARDEA_CHUNKS_IN_FLIGHT, else 8 */
   uint64_t cache_bytes;      /* of the node cache, which the node's ranks share: the lowest rank's counts. 0: CARDEA_CACHE_BYTES, else
-                                an eighth of the machine's memory, at most 8 GiB; CARDEA_NO_CACHE: none. Takes memory as it fills */
+                                an eighth of the machine's memory, at most 8 GiB; CARDEA_NO_CACHE: none. Takes memory as it fills; all of it
+                                where a rank uses a GPU and the job has several nodes */
   uint64_t prefetch_bytes;   /* of the node cache, that prefetches which nobody has read may fill; 0: CARDEA_PREFETCH_BYTES, else half of it */
   int32_t cuda_device;       /* this rank's GPU, as the process numbers them; CARDEA_DEVICE_CURRENT: see cardea_memory_kind_t */
   uint64_t heartbeat;        /* ns between signs of life; 0: CARDEA_HEARTBEAT, else a fifth of liveness_limit, at most 1 s. 10 ms to a week,
@@ -653,7 +654,7 @@ typedef struct cardea_fetch_desc {
   cardea_ready_fn on_ready;  /* optional */
   void *user;
   void *stream;              /* of this rank's GPU: see below; needs a slab in device memory */
-  uint64_t deadline;         /* ns from now after which experts not yet ready fail with TIMEOUT; 0: none */
+  uint64_t deadline;         /* ns from now after which experts not yet ready fail with TIMEOUT, as by cardea_cancel; 0: none */
 } cardea_fetch_desc_t;
 #define CARDEA_FETCH_DESC_INIT {sizeof(cardea_fetch_desc_t), 0, NULL, 0, 0, 0, {0}, NULL, NULL, NULL, 0}
 
@@ -667,9 +668,12 @@ typedef struct cardea_fetch_desc {
  * were queued; kernels that are launched on the stream after it find the bytes. cardea_release says that the stream has no
  * more use for the view once it has done what is queued on it now: the next expert may go into the slot at once, and its copy
  * waits on the GPU. So neither waits for the GPU. (Work on another stream must be ordered with this one by the caller.) What
- * comes over the network, or from memory that the GPU cannot map, is ready when it has arrived.
- * A copy that fails after it was queued (STALE, DEVICE) cannot be taken back from a stream: before the output of a stream is
- * trusted, cardea_wait tells whether all of the fetch has arrived.
+ * comes over the network is ready before it has come, where its copy can be queued behind a gate that opens when it has
+ * (docs/gpu.md says where it cannot); it is queued behind what is local, and its slot goes to others when it has come. What
+ * comes from memory that the GPU cannot map is ready when it has arrived.
+ * A copy that fails after it was queued (STALE, DEVICE; over the network also PEER_LOST, CANCELED, TIMEOUT) cannot be taken
+ * back from a stream: before the output of a stream is trusted, cardea_wait tells whether all of the fetch has arrived. A slot
+ * whose bytes never came over the network begins, in each segment, with ones, which are NaN in floating-point types.
  * Errors: INVALID_ARGUMENT (expert out of range or twice, no slab where one is needed), STALE (version retired or finished
  * by this rank), LIMIT (gang larger than the slab), UNSUPPORTED (stream: no GPU, being captured, or from a callback).
  */
@@ -717,7 +721,8 @@ CARDEA_API cardea_status_t cardea_fetch_query(cardea_fetch_t fetch, cardea_fetch
 
 /*
  * Experts that are not ready fail with CANCELED; those in mid-transfer are drained first, so their slots return when the
- * hardware is done with them. Ready views stay deliverable. Canceling twice, or a fetch that is complete, is OK.
+ * hardware is done with them. Ready views stay deliverable; but on a stream, what is still to come over the network fails even
+ * if it is ready or delivered, unless another fetch waits for it too. Canceling twice, or a fetch that is complete, is OK.
  */
 CARDEA_API cardea_status_t cardea_cancel(cardea_fetch_t fetch) CARDEA_NOEXCEPT;
 

@@ -419,11 +419,15 @@ void Context::shut_down() {
   {
     const auto held = lock();
     abort(Status(CARDEA_ERR_CANCELED, "the context was destroyed"));
+  }
+  // The GPU reads memory that the transports map, so it is done first.
+  constexpr std::chrono::seconds kPatience{2};
+  runtime_->close_device(kPatience);
+  {
+    const auto held = lock();
     runtime_->say_goodbye(close);
   }
   closed->get_future().wait();
-  constexpr std::chrono::seconds kPatience{2};
-  runtime_->close_device(kPatience);
   engine_->work.reset();
   engine_->io.stop();
   thread_.join();

@@ -100,6 +100,8 @@ class NodeCache {
   std::uint64_t chunk_bytes() const { return directory_.shape().chunk_bytes; }
   std::uint64_t capacity() const { return directory_.shape().capacity; }
   std::uint32_t local() const { return options_.local; }
+  /// Where the payload of all entries lies: `capacity` bytes.
+  std::byte* memory() const { return directory_.payload(); }
   /// Ticks of the directory's clock of uses; for acquire's `since`.
   std::uint64_t tick() const;
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <variant>
 
+#include "lib/base/status.h"
 #include "lib/cache/directory.h"
 #include "lib/core/lane.h"
 #include "lib/core/segment_layout.h"
@@ -20,6 +21,13 @@ using LaneNumber = std::uint32_t;
 using FetchNumber = std::uint64_t;
 using ViewNumber = std::uint64_t;
 using ChunkNumber = std::uint64_t;  // the transports' ChunkToken
+
+/// Host memory of this rank's own that takes one expert on its way from the network to the GPU: which of its slab's.
+struct LandingPlace {
+  SlabNumber slab = 0;
+  std::uint32_t index = UINT32_MAX;
+  explicit operator bool() const { return index != UINT32_MAX; }
+};
 
 /// Bring a chunk of an expert to where it goes: from its source into a slot or into an entry of the node cache, or from an
 /// entry into a slot; with a peer, from the peer's slot, which holds the same bytes nearer. Answer with Core::chunk_done.
@@ -39,6 +47,16 @@ struct StartChunk {
   Rank peer = kNoRank;
   SlabNumber peer_slab = 0;  // as the peer numbers them
   SlotIndex peer_slot = 0;
+  LandingPlace lands;   // it goes there instead of into a slot
+  LandingPlace landed;  // it comes from there
+  bool gated = false;   // what it is copied from is still being filled: behind a gate, until OpenGate
+};
+
+/// The gate of a chunk opens: what it is copied from is whole, or, with `why`, never will be, and what comes into the slot
+/// must not be taken for weights. Its chunk_done follows, with `why` if that is not OK.
+struct OpenGate {
+  ChunkNumber chunk = 0;
+  Status why;
 };
 
 /// Something became ready or failed in a fetch, or waits for a slot now, so that would_deadlock may answer otherwise; `done`
@@ -66,6 +84,6 @@ struct TellNode {
   std::uint32_t nic = kNoNic;
 };
 
-using Action = std::variant<StartChunk, Progress, Tell, CollectChanged, TellNode>;
+using Action = std::variant<StartChunk, Progress, Tell, CollectChanged, TellNode, OpenGate>;
 
 }  // namespace cardea::core

@@ -75,7 +75,10 @@ void Core::join_cached(Fetch& of, std::size_t index, Transfer& transfer, Clock::
   }
   transfer.requested |= of.spec.segments;
   transfer.waiting.push_back({of.number, index});
+  const bool gateable = may_gate(of, true);
+  if (gateable) slabs_.at(*of.spec.slab)->gateable.push_back({of.number, index});
   refresh(transfer, now);
+  if (gateable) feed(*slabs_.at(*of.spec.slab), now);
 }
 
 bool Core::take_whole_from_cache(Fetch& of, std::size_t index, Clock::time_point now) {
@@ -136,6 +139,7 @@ Core::Transfer& Core::open_entry(const Fetch& of, const Want& want, cache::Entry
 }
 
 bool Core::note_done(Transfer& transfer) {
+  if (!transfer.cached()) return false;
   const SegmentMask before = transfer.present;
   for (std::size_t i = transfer.first_open; i < transfer.chunks.size(); ++i) {
     Transfer::Chunk& chunk = transfer.chunks[i];
@@ -153,6 +157,7 @@ void Core::refresh(Transfer& transfer, Clock::time_point now) {
 }
 
 void Core::go_on(Transfer& transfer, Clock::time_point now) {
+  if ((transfer.requested & ~transfer.present) == 0) open_gates(transfer, {}, now);
   ++transfer.pins;  // what becomes ready may be the last that held it
   deliver_cached(transfer, now);
   if (!transfer.abandoned) look_for_chunks(transfer, now);
@@ -160,7 +165,7 @@ void Core::go_on(Transfer& transfer, Clock::time_point now) {
 }
 
 void Core::deliver_cached(Transfer& transfer, Clock::time_point now) {
-  if (transfer.bytes_done != 0 && options_.swap.peers != 0) stream(transfer, now);
+  if (transfer.cached() && transfer.bytes_done != 0 && options_.swap.peers != 0) stream(transfer, now);
   for (const WantRef& ref : take_complete(transfer)) {
     Fetch& of = fetch_of(ref.fetch);
     Want& want = of.wants[ref.want];
@@ -178,6 +183,7 @@ void Core::deliver_cached(Transfer& transfer, Clock::time_point now) {
 }
 
 void Core::look_for_chunks(Transfer& transfer, Clock::time_point now) {
+  if (!transfer.cached()) return pump_rails(transfer, now);
   if ((transfer.requested & ~transfer.present) == 0) {
     take_off(transfer);
     set_recheck(transfer, std::nullopt);

@@ -118,10 +118,12 @@ Status Core::remove_layer(LayerNumber number) {
   return {};
 }
 
-SlabNumber Core::add_slab(std::uint32_t slots, std::optional<LaneNumber> copies) {
+SlabNumber Core::add_slab(std::uint32_t slots, std::optional<LaneNumber> copies, GateLimits gates) {
   const SlabNumber number = next_slab_++;
   auto added = std::make_unique<Slab>(Slab{number, Slots(slots), std::vector<TransferNumber>(slots, 0)});
   added->copies = copies;
+  added->gate_limits = {std::min(gates.gates, slots), gates.landings};
+  for (std::uint32_t i = gates.landings; i > 0; --i) added->landings.push_back(i - 1);
   slabs_.emplace(number, std::move(added));
   return number;
 }
@@ -133,6 +135,8 @@ Status Core::remove_slab(SlabNumber number) {
   bool waited_for = false;
   fetches_.for_each([&](FetchNumber, const Fetch& of) { waited_for |= of.spec.slab == number && of.outstanding() != 0; });
   if (waited_for) return Status(CARDEA_ERR_BUSY, "fetches wait for slots of the slab");
+  if (slab.landings.size() != slab.gate_limits.landings)
+    return Status(CARDEA_ERR_BUSY, "experts come over the network into memory of the slab's");
   if (slab.under_way != 0) return Status::error(CARDEA_IN_PROGRESS, "{} copies into the slab are not done", slab.under_way);
   while (!slab.slots.spares().empty()) drop_spare(slab, slab.slots.spares().front(), {});
   if (slab.slots.empty() != slab.slots.count())
@@ -281,8 +285,11 @@ Result<FetchNumber> Core::fetch(const FetchSpec& spec, Clock::time_point now) {
         flags, spec.segments, static_cast<std::uint64_t>(deadline), spec.experts);
   }
   of.open[spec.version] += static_cast<std::uint32_t>(created.wants.size());
+  gating_held_ = true;
   for (std::size_t i = 0; i < created.wants.size(); ++i) advance(created, i, now);
+  gating_held_ = false;
   queue_gang(created, now);
+  gate_more(now);
   if (spec.deadline && created.outstanding() != 0) deadlines_.emplace(*spec.deadline, number);
   return number;
 }
@@ -306,7 +313,7 @@ void Core::advance(Fetch& of, std::size_t index, Clock::time_point now) {
   }
   aim(want, *choice.source, of.spec);
   if (!needs_slot(want.source.path, of.spec.into_slots)) return make_ready(of, index, now);
-  if (take_from_cache(of, index, now)) return;
+  if (take_from_cache(of, index, now) || take_landing(of, index, now)) return;
   if (!of.spec.slab) {
     // The source that needed none is gone, and the one that is left must be copied from.
     return fail(of, index,
@@ -477,13 +484,16 @@ Status Core::first_failure(FetchNumber number) const {
 }
 
 void Core::cancel(FetchNumber number, const Status& why, Clock::time_point now) {
-  fail_open(fetch_of(number), why, now);
+  Fetch& of = fetch_of(number);
+  fail_open(of, why, now);
+  give_up_gated(of, why, now);
 }
 
 void Core::cancel_all(const Status& why, Clock::time_point now) {
   // What waits goes first, or credits that come free would start what is about to be canceled.
   fetches_.for_each([&](FetchNumber, Fetch& of) { fail_waiting(of, why, now); });
   fetches_.for_each([&](FetchNumber, Fetch& of) { fail_moving(of, why, now); });
+  open_all_gates(why, now);
 }
 
 void Core::destroy(FetchNumber number, Clock::time_point now) {
@@ -493,7 +503,10 @@ void Core::destroy(FetchNumber number, Clock::time_point now) {
     Want& want = of.wants[index];
     if (want.state != Want::State::kReady) continue;
     close_want(layer(of.spec.layer), of.spec.version);
-    if (const TransferNumber transfer = std::exchange(want.transfer, 0); transfer != 0) unpin(transfers_.at(transfer), now);
+    const TransferNumber transfer = std::exchange(want.transfer, 0);
+    if (transfer == 0) continue;
+    leave_gate(of, transfer, now);
+    unpin(transfers_.at(transfer), now);
   }
   if (of.spec.deadline) deadlines_.erase({*of.spec.deadline, number});
   fetches_.erase(number);
@@ -623,6 +636,7 @@ void Core::unpark(Layer& of, Clock::time_point now) {
     };
     return urgency(a) < urgency(b);
   });
+  gating_held_ = true;
   for (const WantRef& ref : parked) {
     Fetch* const found = fetches_.find(ref.fetch);
     if (found == nullptr || found->wants[ref.want].state != Want::State::kParked) continue;
@@ -631,6 +645,8 @@ void Core::unpark(Layer& of, Clock::time_point now) {
     // Who waits for it must ask again whether a slot can come.
     if (found->wants[ref.want].state == Want::State::kStarved) progress(*found);
   }
+  gating_held_ = false;
+  gate_more(now);
 }
 
 // ---------------------------------------------------------------- peers and time
@@ -675,7 +691,7 @@ void Core::time_passed(Clock::time_point now) {
   while (!deadlines_.empty() && deadlines_.begin()->first <= now) {
     const FetchNumber number = deadlines_.begin()->second;
     deadlines_.erase(deadlines_.begin());
-    fail_open(fetch_of(number), Status(CARDEA_ERR_TIMEOUT, "the fetch's deadline has passed"), now);
+    cancel(number, Status(CARDEA_ERR_TIMEOUT, "the fetch's deadline has passed"), now);
   }
   while (!rechecks_.empty() && rechecks_.begin()->first <= now) {
     Transfer& transfer = transfers_.at(rechecks_.begin()->second);

@@ -19,6 +19,9 @@
 // chunk by chunk as it comes. What a rank has whole in a slot it offers to the others (placed.cc), who pull it from there
 // when the cache has needed its room. Without room in the cache, or without its lock, a rank fetches into a slot of its own.
 //
+// On a stream, what comes over the network is ready before it has come, where its copy can be queued behind a gate
+// (gated.cc).
+//
 // Not thread-safe: one mutex outside guards it. Numbers handed out are never reused.
 #pragma once
 
@@ -130,6 +133,12 @@ struct CoreOptions {
   telemetry::Recorder* recorder = nullptr;  // notes fetches, chunks and outcomes; must outlive the core
 };
 
+/// How far a slab's copies may be queued ahead of the network (gated.cc).
+struct GateLimits {
+  std::uint32_t gates = 0;     // at one time; at most as many as slots
+  std::uint32_t landings = 0;  // experts that may come over the network beside the node cache
+};
+
 class Core {
  public:
   /// `cache` may be null, and must outlive the core.
@@ -151,7 +160,9 @@ class Core {
   Status remove_layer(LayerNumber layer);
   /// `copies` says on which lane experts are copied into it from the node's host memory, and that whoever writes into its
   /// slots keeps the order by itself (FetchSpec::on_stream, chunk_queued); without it, slots are host memory.
-  SlabNumber add_slab(std::uint32_t slots, std::optional<LaneNumber> copies = {});
+  SlabNumber add_slab(std::uint32_t slots, std::optional<LaneNumber> copies = {}, GateLimits gates = {});
+  /// The GPU may read the node cache by itself: copies out of entries that are still being filled may be gated.
+  void cache_is_pinned() { cache_pinned_ = true; }
   /// BUSY while any of its slots is in use.
   Status remove_slab(SlabNumber slab);
   std::uint32_t slots(SlabNumber slab) const;
@@ -169,6 +180,7 @@ class Core {
   /// Nothing ready, nothing on the way, and every slot that it needs is held by delivered views; slots held by undelivered
   /// views of fetches that nobody waits for have been taken back first. `waited_for` says whom threads wait for now.
   bool would_deadlock(FetchNumber fetch, const std::set<FetchNumber>& waited_for, Clock::time_point now);
+  /// Gates that nobody else waits for open, and what is behind them fails, delivered or not.
   void cancel(FetchNumber fetch, const Status& why, Clock::time_point now);
   void cancel_all(const Status& why, Clock::time_point now);
   /// Cancels, drops what is undelivered, forgets the fetch.
@@ -260,6 +272,13 @@ class Core {
   struct WantRef;
   struct Choice;
   struct QueuedChunk;
+  struct Gate {
+    TransferNumber origin = 0;  // is to be whole
+    SlabNumber slab = 0;
+    ExpertIndex expert = 0;
+    bool started = false;  // the chunk was
+    bool open = false;
+  };
   struct View {
     FetchNumber fetch = 0;
     LayerNumber layer = 0;
@@ -315,6 +334,7 @@ class Core {
   void request(Transfer& transfer, SegmentMask segments);
   void promote(Transfer& transfer, const Fetch& fetch, std::size_t want);
   void unpin(Transfer& transfer, Clock::time_point now);
+  void settle(Transfer& transfer, Clock::time_point now);
   void abandon(Transfer& transfer, const Status& why, Clock::time_point now);
   void retire_if_drained(Transfer& transfer, Clock::time_point now);
   void slot_is_free(Transfer& transfer, Clock::time_point now);
@@ -374,6 +394,22 @@ class Core {
   void tell_whose_chunk(const Transfer& cached, std::size_t chunk, Clock::time_point now);
   std::vector<TransferNumber> streamed_from(const Transfer& cached) const;
 
+  // gated.cc: copies that are queued before their bytes have come
+  bool may_gate(const Fetch& fetch, bool from_cache) const;
+  bool take_landing(Fetch& fetch, std::size_t want, Clock::time_point now);
+  void landed_chunk_done(Transfer& transfer, std::size_t chunk, const Status& status, Clock::time_point now);
+  void close_landing(Transfer& transfer);
+  bool gate_front(Slab& slab, Clock::time_point now);
+  void gate_more(Clock::time_point now);
+  bool gate_shut(const Transfer& transfer) const;
+  void open_gates(Transfer& origin, const Status& why, Clock::time_point now);
+  void open_gate(ChunkNumber token, const Status& why, Clock::time_point now);
+  void close_gate(ChunkNumber token, Clock::time_point now);
+  void fail_ready(Fetch& fetch, TransferNumber transfer, const Status& why, Clock::time_point now);
+  void give_up_gated(Fetch& fetch, const Status& why, Clock::time_point now);
+  void leave_gate(const Fetch& fetch, TransferNumber transfer, Clock::time_point now);
+  void open_all_gates(const Status& why, Clock::time_point now);
+
   // cached.cc: transfers into the node cache
   void plan_cache(Layer& layer) const;
   bool take_from_cache(Fetch& fetch, std::size_t want, Clock::time_point now);
@@ -410,9 +446,13 @@ class Core {
   std::set<std::pair<Clock::time_point, FetchNumber>> deadlines_;
   std::map<std::tuple<LayerNumber, ExpertIndex, Version>, TransferNumber> cached_;  // transfers into the node cache
   std::unordered_map<cache::EntryIndex, TransferNumber> by_entry_;                  // the same ones
-  std::set<std::pair<Clock::time_point, TransferNumber>> rechecks_;                 // of those that wait for other ranks
-  std::set<std::pair<cache::EntryIndex, TransferNumber>> swaps_;                    // that others may pull from, or we do
-  std::uint32_t last_pulled_ = 0;                                                   // from whom, by local number
+  std::map<std::tuple<LayerNumber, ExpertIndex, Version>, TransferNumber> landings_;
+  std::map<ChunkNumber, Gate> gates_;
+  bool gating_held_ = false;  // what is local goes first
+  bool cache_pinned_ = false;
+  std::set<std::pair<Clock::time_point, TransferNumber>> rechecks_;   // of those that wait for other ranks
+  std::set<std::pair<cache::EntryIndex, TransferNumber>> swaps_;      // that others may pull from, or we do
+  std::uint32_t last_pulled_ = 0;                                     // from whom, by local number
   std::set<std::pair<LayerNumber, TransferNumber>> kept_offers_;      // complete, for ranks that come to it later
   std::set<std::pair<cache::EntryIndex, TransferNumber>> withdrawn_;  // offers that somebody may still pull from
   struct HeldLane {

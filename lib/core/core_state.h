@@ -126,6 +126,10 @@ struct Core::Slab {
   bool feeding = false;
   std::optional<LaneNumber> copies;  // add_slab
   std::uint32_t under_way = 0;       // queued chunks
+  GateLimits gate_limits;
+  std::uint32_t gates = 0;              // shut, or not passed yet by the GPU
+  std::vector<std::uint32_t> landings;  // free ones
+  std::deque<WantRef> gateable;         // on a stream, and what they wait for is still to come; may be gone meanwhile
 };
 
 struct Core::Transfer {
@@ -183,6 +187,10 @@ struct Core::Transfer {
   cache::Offer offer;
   bool kept = false;       // on offer: in kept_offers_
   bool withdrawn = false;  // not any more, but somebody may still pull from here: in withdrawn_
+  // gated.cc
+  std::uint32_t landing = UINT32_MAX;  // it fills that one of its slab's, and no slot
+  bool gated = false;                  // its only chunk is behind a gate, or was
+  std::vector<ChunkNumber> gates;      // that are shut until this is whole
 
   bool is_queued() const {
     return std::any_of(queued.begin(), queued.end(), [](const auto& place) { return place.has_value(); });
@@ -211,6 +219,7 @@ struct Core::Transfer {
     return true;
   }
   bool cached() const { return entry != cache::kNoEntry; }
+  bool slotless() const { return cached() || landing != UINT32_MAX; }
   bool complete() const { return in_flight == 0 && (cached() ? (requested & ~present) == 0 : next_chunk == chunks.size()); }
   void recycle() {
     constexpr std::size_t kManyChunks = 4096;  // memory for more is not kept

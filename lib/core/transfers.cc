@@ -51,7 +51,7 @@ void Core::queue_gang(Fetch& of, Clock::time_point now) {
 void Core::feed(Slab& slab, Clock::time_point now) {
   if (slab.feeding) return;  // whoever feeds it goes on until nothing more can be fed
   slab.feeding = true;
-  while (feed_front(slab, now)) {
+  while (feed_front(slab, now) || gate_front(slab, now)) {
   }
   slab.feeding = false;
 }
@@ -80,7 +80,7 @@ bool Core::feed_front(Slab& slab, Clock::time_point now) {
 bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point now) {
   Want& want = of.wants[index];
   if (want.cached != 0) {
-    want.source.path = CARDEA_PATH_CACHE;
+    want.source.path = transfers_.at(want.cached).cached() ? CARDEA_PATH_CACHE : CARDEA_PATH_NETWORK;
     want.source.lane = slab.copies.value_or(options_.copy_lane);
     want.source.rails = 1;
   } else if (want.in_slots) {
@@ -95,7 +95,7 @@ bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point
       return true;
     }
     aim(want, *choice.source, of.spec);
-    if (!of.spec.gang && take_from_cache(of, index, now)) return true;
+    if (!of.spec.gang && (take_from_cache(of, index, now) || take_landing(of, index, now))) return true;
   }
   const Slab::Key key{of.spec.layer, want.expert, of.spec.version};
   if (const TransferNumber* const held = slab.index.find(key); held != nullptr) {
@@ -222,7 +222,8 @@ bool Core::would_deadlock(FetchNumber number, const std::set<FetchNumber>& waite
     for (const TransferNumber held : slab.transfer_in) {
       if (held == 0 || transfers_.at(held).spare) continue;
       const Transfer& transfer = transfers_.at(held);
-      if (!transfer.waiting.empty() || transfer.in_flight != 0 || transfer.leaving) return false;  // ready or free in time
+      // Ready or free in time.
+      if (!transfer.waiting.empty() || transfer.in_flight != 0 || transfer.leaving || gate_shut(transfer)) return false;
     }
     if (taken == slab.slots.count()) return false;
     if (!take_back_undelivered(slab, waited_for, now)) break;
@@ -360,6 +361,12 @@ void Core::unpin(Transfer& transfer, Clock::time_point now) {
   if (transfer.abandoned) return retire_if_drained(transfer, now);
   if (!transfer.complete()) return abandon(transfer, Status(CARDEA_ERR_CANCELED, "nobody wants it any more"), now);
   if (transfer.cached()) return close_cached(transfer);
+  if (transfer.slotless()) return close_landing(transfer);
+  if (!gate_shut(transfer)) settle(transfer, now);
+}
+
+/// Nobody here reads its slot, which may go to others from now on.
+void Core::settle(Transfer& transfer, Clock::time_point now) {
   Slab& slab = *slabs_.at(transfer.slab);
   slab.yielding.erase(transfer.number);
   const TransferNumber* const indexed = slab.index.find({transfer.layer, transfer.expert, transfer.version});
@@ -381,6 +388,8 @@ void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now)
     cached_.erase({transfer.layer, transfer.expert, transfer.version});
     by_entry_.erase(transfer.entry);
     cache_->wait_for(transfer.entry, false);
+  } else if (transfer.slotless()) {
+    landings_.erase({transfer.layer, transfer.expert, transfer.version});
   } else {
     Slab& slab = *slabs_.at(transfer.slab);
     slab.yielding.erase(transfer.number);
@@ -397,6 +406,12 @@ void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now)
   detail.bytes = transfer.bytes_done;
   const Status status = why.with_detail(detail);
   ++transfer.pins;  // it must outlive the wants that are about to leave it
+  open_gates(transfer, status, now);
+  if (transfer.gated) {
+    const ChunkNumber token = Transfer::token(transfer.number, 0);
+    open_gate(token, status, now);
+    if (transfer.next_chunk == 0) close_gate(token, now);  // nothing will come to it
+  }
   if (transfer.cached()) {
     // What is copied out of it as it comes ends with it.
     for (const TransferNumber number : streamed_from(transfer)) {
@@ -417,6 +432,7 @@ void Core::abandon(Transfer& transfer, const Status& why, Clock::time_point now)
 void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
   if (!transfer.abandoned || transfer.in_flight != 0 || transfer.pins != 0) return;
   if (transfer.cached()) return close_cached(transfer);
+  if (transfer.slotless()) return close_landing(transfer);
   if (!transfer.swaps) let_go_of_origin(transfer, now);
   end_pulls(transfer);
   slot_is_free(transfer, now);
@@ -581,8 +597,15 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
                     chunk.range};
   action.urgency = urgency;
   action.into = transfer.entry;
-  if (transfer.origin != 0) action.from = transfers_.at(transfer.origin).entry;
+  if (transfer.landing != UINT32_MAX) action.lands = {transfer.slab, transfer.landing};
+  if (transfer.origin != 0) {
+    const Transfer& origin = transfers_.at(transfer.origin);
+    action.from = origin.entry;
+    if (!origin.cached()) action.landed = {origin.slab, origin.landing};
+  }
   if (transfer.pulled_entry != cache::kNoEntry) action.from = transfer.pulled_entry;
+  const auto gate = transfer.gated ? gates_.find(action.chunk) : gates_.end();
+  if (gate != gates_.end()) action.gated = gate->second.started = true;
   const cache::SlotCopy& pulled = transfer.pulled_entry != cache::kNoEntry ? transfer.pulled_from : chunk.pulled;
   if (pulled.state == cache::CopyState::kInSlot) {
     action.peer = options_.node_ranks[pulled.local];
@@ -592,6 +615,7 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
   }
   if (options_.recorder != nullptr) options_.recorder->start(now, facts_of(transfer, index));
   actions_.push_back(action);
+  if (action.gated && gate->second.open) actions_.push_back(OpenGate{action.chunk, {}});  // it had to wait for the lane
 }
 
 telemetry::Chunk Core::facts_of(const Transfer& transfer, std::size_t index) {
@@ -677,6 +701,7 @@ bool Core::queued_chunk_done(ChunkNumber token, const Status& status, Clock::tim
   }
   if (queued.origin != 0) unpin(transfers_.at(queued.origin), now);
   let_go(queued.layer);
+  close_gate(token, now);
   pump(queued.lane, now);
   return true;
 }
@@ -700,6 +725,8 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   }
   if (transfer.cached()) {
     cached_chunk_done(transfer, Transfer::chunk_of(token), status, now);
+  } else if (transfer.slotless()) {
+    landed_chunk_done(transfer, Transfer::chunk_of(token), status, now);
   } else if (transfer.swaps && swap_chunk_done(transfer, Transfer::chunk_of(token), status)) {
     go_on_swap(transfer, now);  // it may come another way
   } else if (transfer.pulled_entry != cache::kNoEntry && !transfer.abandoned && !status.ok()) {
@@ -723,6 +750,7 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
     }
     for (const WantRef& ref : ready) make_ready(fetch_of(ref.fetch), ref.want, now);
   }
+  close_gate(token, now);
   pump(lane, now);
 }
 

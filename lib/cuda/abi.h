@@ -60,6 +60,10 @@ enum class Attribute : int {  // CUpointer_attribute
   kMempool = 17,
 };
 
+enum class DeviceAttribute : int {  // CUdevice_attribute
+  kReadOnlyHostRegister = 113,
+};
+
 struct IpcHandle {
   unsigned char bytes[64];
 };

@@ -46,6 +46,9 @@ SAME(Attribute::kAllowedHandleTypes, CU_POINTER_ATTRIBUTE_ALLOWED_HANDLE_TYPES);
 #if CUDA_VERSION >= 11020
 SAME(Attribute::kMempool, CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE);
 #endif
+#if CUDA_VERSION >= 11010
+SAME(DeviceAttribute::kReadOnlyHostRegister, CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED);
+#endif
 SAME(sizeof(IpcHandle), sizeof(CUipcMemHandle));
 SAME(sizeof(Location), sizeof(CUmemLocation));
 SAME(offsetof(Location, id), offsetof(CUmemLocation, id));
@@ -76,6 +79,9 @@ requires(sizeof...(A) == sizeof...(B)) struct Alike<Code (*)(A...), CUresult (*)
   static_assert(Alike<decltype(Driver::member), decltype(&::symbol)>::value, #symbol);
 // cuda.h names the newest variant without its suffix where the two differ in nothing else.
 CARDEA_CUDA_FUNCTIONS(CARDEA_CUDA_ALIKE)
+#if CUDA_VERSION >= 12000
+CARDEA_CUDA_ALIKE(stream_wait_value, cuStreamWaitValue32, )
+#endif
 
 }  // namespace
 }  // namespace cardea::cuda

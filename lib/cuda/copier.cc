@@ -46,8 +46,9 @@ Result<std::unique_ptr<Copier>> Copier::make(std::shared_ptr<const Device> devic
 
 Status Copier::start() {
   const Device::Current current(*device_);
-  for (Stream& stream : streams_) {
-    const Status status = device_->check(device_->driver().stream_create(&stream, kStreamNonBlocking), "cuStreamCreate");
+  for (std::size_t q = 0; q < kPlainQueues; ++q) {
+    const Status status =
+        device_->check(device_->driver().stream_create(&streams_[q], kStreamNonBlocking), "cuStreamCreate");
     if (!status.ok()) return status;
   }
   // The framework's signals are not for this thread.
@@ -66,6 +67,34 @@ Copier::~Copier() {
   for (const Stream stream : streams_) {
     if (stream != nullptr) device_->driver().stream_destroy(stream);
   }
+}
+
+Status Copier::use_gates() {
+  const Status status = make_gates();
+  issue();  // what others have left here meanwhile
+  return status;
+}
+
+Status Copier::make_gates() {
+  const std::scoped_lock held(issuing_);
+  if (gates_) return *gates_;
+  const Device::Current current(*device_);
+  Status status;
+  for (std::size_t q = kPlainQueues; q < kQueues && status.ok(); ++q)
+    status = device_->check(device_->driver().stream_create(&streams_[q], kStreamNonBlocking), "cuStreamCreate");
+  // A device has few queues for each direction of copies, to which streams are dealt: how many of ours may wait?
+  const std::span<const Stream> all(streams_);
+  const auto harmless = [&](std::size_t gated, Nanoseconds patience) {
+    return try_gates(device_, all.subspan(kPlainQueues, gated), all.first(kPlainQueues), patience);
+  };
+  constexpr std::chrono::milliseconds kForOne{1000}, kForMore{100};  // none is a loss, fewer than could be hardly any
+  if (status.ok()) status = harmless(1, kForOne);
+  gates_ = status;
+  if (!status.ok()) return status;
+  std::size_t queues = 1;
+  while (queues * 2 <= kGatedQueues && harmless(queues * 2, kForMore).ok()) queues *= 2;
+  gated_queues_.store(queues, std::memory_order_release);
+  return status;
 }
 
 // ---------------------------------------------------------------- orders
@@ -106,7 +135,8 @@ void Copier::issue() {
 void Copier::not_queued(Queue queue, const Status& why, std::span<const CopyOrder> orders) {
   Queued failed;
   failed.failed = why;
-  for (const CopyOrder& order : orders) failed.orders.push_back({order.token, order.stamp, order.version});
+  for (const CopyOrder& order : orders)
+    failed.orders.push_back({order.token, order.stamp, order.version, order.buffer, order.gate});
   const std::scoped_lock held(mutex_);
   queued_[static_cast<std::size_t>(queue)].push_back(std::move(failed));
 }
@@ -122,8 +152,9 @@ void Copier::issue_some(std::span<const CopyOrder> orders) {
   };
   for (std::size_t i = 0; i < orders.size(); ++i) {
     const CopyOrder& order = orders[i];
+    const bool by_itself = order.gate || (first < i && orders[first].gate);  // nothing else waits for its gate
     const bool other_queue = first < i && orders[first].queue != order.queue;
-    if (other_queue || batch_.bytes() >= limit) {
+    if (other_queue || by_itself || batch_.bytes() >= limit) {
       limit = other_queue ? kFirstBatch : std::min(limit * 2, kLargestBatch);
       flush_until(i);
     }
@@ -143,11 +174,19 @@ void Copier::issue_some(std::span<const CopyOrder> orders) {
                                 "cuStreamWaitEvent");
       }
     }
+    if (status.ok() && order.gate) {
+      const Gate& gate = *order.gate;
+      status = device_->check(
+          device_->driver().stream_wait_value(stream(order.queue), gate.word(), gate.value(), kWaitValueGreaterOrEqual),
+          "cuStreamWaitValue32");
+    }
     if (!status.ok()) {  // it stands alone: something was to come before it
+      if (order.gate) order.gate->fail(status);
       not_queued(order.queue, status, std::span(&order, 1));
       first = i + 1;
       continue;
     }
+    if (order.buffer) order.buffer->pin();
     batch_.add({order.pieces.data(), order.pieces.size()});
   }
   flush_until(orders.size());
@@ -198,7 +237,8 @@ void Copier::flush(std::span<const CopyOrder> orders) {
   tokens_.clear();
   together.orders.reserve(orders.size());
   for (const CopyOrder& order : orders) {
-    together.orders.push_back({order.token, order.stamp, order.version});
+    if (order.gate && !together.failed.ok()) order.gate->fail(together.failed);  // or nothing would get past it
+    together.orders.push_back({order.token, order.stamp, order.version, order.buffer, order.gate});
     tokens_.push_back(order.token);
   }
   const bool queued = together.failed.ok();
@@ -215,6 +255,7 @@ void Copier::flush(std::span<const CopyOrder> orders) {
 // ---------------------------------------------------------------- completions
 
 Status Copier::fate_of(const Order& order) {
+  if (order.gate && order.gate->is_open() && !order.gate->verdict().ok()) return order.gate->verdict();
   if (order.stamp == nullptr) return {};
   const Version now = __atomic_load_n(order.stamp, __ATOMIC_ACQUIRE);
   if (now == order.version) return {};

@@ -30,14 +30,21 @@
 #include "lib/base/types.h"
 #include "lib/cuda/batch.h"
 #include "lib/cuda/device_clock.h"
+#include "lib/cuda/gate.h"
 
 namespace cardea::cuda {
 
 /// A slot of a slab, for the order in which it is written and read; 0: none.
 using SlotKey = std::uint64_t;
 
-enum class Queue : std::uint8_t { kPull, kUpload, kDownload };  // from other GPUs, from host memory, to host memory
-inline constexpr std::size_t kQueues = 3;
+/// From other GPUs, from host memory, to host memory; and those for orders behind gates, so that nothing else waits there.
+enum class Queue : std::uint8_t { kPull, kUpload, kDownload, kFirstGated };
+inline constexpr std::size_t kGatedQueues = 4;
+inline constexpr std::size_t kPlainQueues = 3;
+inline constexpr std::size_t kQueues = kPlainQueues + kGatedQueues;
+inline Queue gated_queue(std::size_t index) {
+  return static_cast<Queue>(kPlainQueues + index);
+}
 
 struct CopyOrder {
   std::uint64_t token = 0;
@@ -48,6 +55,10 @@ struct CopyOrder {
   /// the order is done.
   const Version* stamp = nullptr;
   Version version = 0;
+  /// Where the host's side of it lies, if that is a buffer: pinned before the copy is queued, and kept until it is done.
+  std::shared_ptr<BufferPool::Buffer> buffer;
+  /// It waits for that on the GPU, on one of the gated queues (after use_gates()). If the gate has failed, so has the order.
+  std::shared_ptr<Gate> gate;
 };
 
 class CopyObserver {
@@ -78,6 +89,12 @@ class Copier {
   Copier& operator=(const Copier&) = delete;
 
   const std::shared_ptr<const Device>& device() const { return device_; }
+
+  /// Makes the gated queues, and tries how many can be used without harm (try_gates), once; asked again, it answers the
+  /// same. The errors of that.
+  Status use_gates();
+  /// How many of the gated queues may be used; 0 before use_gates(), and where it has failed.
+  std::size_t gated_queues() const { return gated_queues_.load(std::memory_order_acquire); }
 
   /// Takes orders, and leaves the vector empty. Without a later issue() of the caller, wake() sees to it.
   void submit(std::vector<CopyOrder>& orders);
@@ -128,6 +145,8 @@ class Copier {
     std::uint64_t token = 0;
     const Version* stamp = nullptr;
     Version version = 0;
+    std::shared_ptr<BufferPool::Buffer> buffer;
+    std::shared_ptr<Gate> gate;
   };
   struct Queued {           // copies that one event tells of
     EventRef event, begin;  // with a beginning if it is timed
@@ -145,6 +164,7 @@ class Copier {
   void run();
   bool look();
   void tell_times(Queue queue, const Queued& done);
+  Status make_gates();
   void issue_some(std::span<const CopyOrder> orders);
   void flush(std::span<const CopyOrder> orders);
   bool find_what_comes_before(const CopyOrder& order, bool alone);
@@ -164,6 +184,7 @@ class Copier {
   std::array<Stream, kQueues> streams_{};
 
   std::mutex issuing_;            // held while orders are put on streams; guards what follows
+  std::optional<Status> gates_;   // use_gates
   std::vector<CopyOrder> taken_;  // out of the inbox
   Batch batch_;                   // being filled
   std::uint64_t batches_ = 1;     // its number
@@ -187,6 +208,7 @@ class Copier {
 
   std::array<std::atomic<std::uint64_t>, kQueues> passed_{};  // numbers up to here are done
   std::atomic<std::uint64_t> outstanding_{0};
+  std::atomic<std::size_t> gated_queues_{0};
   std::atomic<std::uint32_t> callers_{0};
   std::thread thread_;
 };

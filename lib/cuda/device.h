@@ -21,6 +21,11 @@ class Device {
   const Driver& driver() const { return *driver_; }
   int ordinal() const { return ordinal_; }
   DriverContext context() const { return context_; }
+  /// 0 where the driver does not know it.
+  int attribute(DeviceAttribute which) const {
+    int value = 0;
+    return driver_->device_attribute(&value, static_cast<int>(which), ordinal_) == kSuccess ? value : 0;
+  }
   Status check(Code code, const char* call) const { return driver_->check(code, call, ordinal_); }
 
   /// Makes the device's context current on this thread, and what was current before again at its end. The driver's calls

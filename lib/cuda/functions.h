@@ -10,6 +10,7 @@
   X(error_string, cuGetErrorString, (Code, const char**))                                                        \
   X(device_count, cuDeviceGetCount, (int*))                                                                      \
   X(device_get, cuDeviceGet, (Ordinal*, int))                                                                    \
+  X(device_attribute, cuDeviceGetAttribute, (int*, int, Ordinal))                                                \
   X(device_can_access_peer, cuDeviceCanAccessPeer, (int*, Ordinal, Ordinal))                                     \
   X(primary_retain, cuDevicePrimaryCtxRetain, (DriverContext*, Ordinal))                                         \
   X(primary_release, cuDevicePrimaryCtxRelease_v2, (Ordinal))                                                    \
@@ -28,7 +29,6 @@
   X(stream_wait_event, cuStreamWaitEvent, (Stream, EventHandle, unsigned))                                       \
   X(stream_synchronize, cuStreamSynchronize, (Stream))                                                           \
   X(stream_is_capturing, cuStreamIsCapturing, (Stream, int*))                                                    \
-  X(stream_wait_value, cuStreamWaitValue32_v2, (Stream, Pointer, std::uint32_t, unsigned))                       \
   X(event_create, cuEventCreate, (EventHandle*, unsigned))                                                       \
   X(event_destroy, cuEventDestroy_v2, (EventHandle))                                                             \
   X(event_record, cuEventRecord, (EventHandle, Stream))                                                          \
@@ -56,8 +56,9 @@
   X(host_register, cuMemHostRegister_v2, (void*, std::size_t, unsigned))                                         \
   X(host_unregister, cuMemHostUnregister, (void*))
 
-// The batch of CUDA 13 and, with a place for the copy that failed, that of 12.8.
+// Stream memory operations; the batch of CUDA 13 and, with a place for the copy that failed, that of 12.8.
 #define CARDEA_CUDA_NEWER_FUNCTIONS(X)                                                                   \
+  X(stream_wait_value, cuStreamWaitValue32_v2, (Stream, Pointer, std::uint32_t, unsigned))               \
   X(copy_batch, cuMemcpyBatchAsync_v2,                                                                   \
     (Pointer*, Pointer*, std::size_t*, std::size_t, CopyAttributes*, std::size_t*, std::size_t, Stream)) \
   X(copy_batch_12_8, cuMemcpyBatchAsync,                                                                 \

@@ -18,9 +18,17 @@ thread_local Runtime::CallerIssues* caller_issues = nullptr;
 
 /// A chunk of a transport's on its way to the device: it lands here, and is copied up.
 struct Runtime::Bounce {
-  Bytes memory;
+  std::shared_ptr<cuda::BufferPool::Buffer> memory;
   cuda::CopyOrder order;
 };
+
+namespace {
+
+// Host memory that chunks land in on their way to the device, and that experts of the device are sent from: at most so much
+// of it is pinned.
+constexpr std::uint64_t kPinnedBuffers = std::uint64_t{512} << 20;
+
+}  // namespace
 
 // ---------------------------------------------------------------- the device
 
@@ -41,13 +49,19 @@ Status Runtime::use_device() {
   if (!copier.ok()) return copier.status();
   const auto held = lock();
   copier_ = std::move(*copier);
+  buffers_ = std::make_shared<cuda::BufferPool>(copier_->device(), kPinnedBuffers);
+  pin_host_memory();
   gpu_.store(copier_.get(), std::memory_order_release);
   return {};
 }
 
 bool Runtime::close_device(Nanoseconds patience) {
   cuda::Copier* const copier = this->copier();
-  return copier == nullptr || copier->close(patience);
+  if (copier == nullptr) return true;
+  fail_gates(Status(CARDEA_ERR_CANCELED, "the context was destroyed"));
+  const bool idle = copier->close(patience);
+  unpin_all(idle);
+  return idle;
 }
 
 void Runtime::destroy_on_copier(std::shared_ptr<const void> resource) {
@@ -140,12 +154,16 @@ Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::
     if (const Status status = cuda::check_residence(device, places[s].base); !status.ok())
       return status.within(fmt::format("segment {}", s));
   }
-  if (!places.empty()) return memory;
+  if (!places.empty()) {
+    memory.gates = make_gates(layout, slots);
+    return memory;
+  }
   const Result<SlabPlan> plan = plan_slab(layout, slots);
   if (!plan.ok()) return plan.status();
   Result<cuda::DeviceMemory> made = cuda::DeviceMemory::create(copier_->device(), plan->bytes);
   if (!made.ok()) return made.status().within(fmt::format("slab of {} slots", slots));
   memory.own = std::make_shared<cuda::DeviceMemory>(std::move(*made));
+  memory.gates = make_gates(layout, slots);
   return memory;
 }
 
@@ -264,18 +282,20 @@ void Runtime::order_copy(cuda::CopyOrder order) {
 }
 
 bool Runtime::copy_by_gpu(const core::StartChunk& start) {
-  if (start.into != cache::kNoEntry) return false;
+  if (start.into != cache::kNoEntry || start.lands) return false;
   const SlabRecord& slab = *slabs_.at(start.slab);
   if (!slab.on_device && (start.from != cache::kNoEntry || start.lane != kGpuPull)) return false;
   Result<cuda::CopyOrder> order = copy_order(start);
   if (!order.ok()) return false;  // by the transport, then
   std::uint64_t payload = 0;
   for (const cuda::CopyPiece& piece : order->pieces) payload += piece.bytes;
-  const cardea_path_t path = start.from != cache::kNoEntry ? CARDEA_PATH_CACHE : CARDEA_PATH_NODE_GPU;
+  const cardea_path_t path = start.from != cache::kNoEntry || start.landed ? CARDEA_PATH_CACHE : CARDEA_PATH_NODE_GPU;
+  if (start.landed) payload = 0;  // counted when it landed
   InFlight& flight = in_flight_.add(start.chunk);
   flight.path = path;
   flight.payload = payload;
   flight.ordered = slab.on_device;
+  if (start.gated && !put_behind_gate(start, *order)) return true;
   order_copy(std::move(*order));
   return true;
 }
@@ -290,7 +310,7 @@ Result<cuda::CopyOrder> Runtime::copy_order(const core::StartChunk& start) const
   order.version = start.version;
   const SourceRecord* source = nullptr;
   std::size_t local = 0;
-  if (start.from == cache::kNoEntry) {
+  if (start.from == cache::kNoEntry && !start.landed) {
     source = &layer.sources.at(start.source);
     local = source->local_of.at(start.expert);
     if (const auto stamp = source->mapped.find(source->announce.stamp_region); stamp != source->mapped.end())
@@ -301,7 +321,8 @@ Result<cuda::CopyOrder> Runtime::copy_order(const core::StartChunk& start) const
       start.range.offset, start.range.bytes, [&](std::size_t segment, std::uint64_t offset, std::uint64_t bytes) {
         cuda::Pointer from = 0;
         if (source == nullptr) {
-          from = reinterpret_cast<cuda::Pointer>(options_.cache->payload(start.from)) + layer.layout.offset(segment);
+          const std::byte* const whole = start.landed ? landing(start.landed) : options_.cache->payload(start.from);
+          from = reinterpret_cast<cuda::Pointer>(whole) + layer.layout.offset(segment);
         } else {
           const SegmentPlace::Spot at = source->announce.places[segment].of(local);
           if (const auto device = source->device.find(at.region); device != source->device.end()) {
@@ -320,15 +341,17 @@ Result<cuda::CopyOrder> Runtime::copy_order(const core::StartChunk& start) const
   return order;
 }
 
-void Runtime::bounce(const core::StartChunk& start, transport::ChunkOrder& order) {
+bool Runtime::bounce(const core::StartChunk& start, transport::ChunkOrder& order) {
   auto bounced = std::make_shared<Bounce>();
   std::uint64_t payload = 0;
   for (const iovec& piece : order.destination) payload += piece.iov_len;
-  bounced->memory.resize(payload);
+  bounced->memory = buffers_->take(payload);
+  if (!bounced->memory) return false;
+  bounced->order.buffer = bounced->memory;
   bounced->order.token = start.chunk;
   bounced->order.queue = cuda::Queue::kUpload;
   bounced->order.slot = slot_key(start.slab, start.slot);
-  std::byte* at = bounced->memory.data();
+  std::byte* at = bounced->memory->data();
   for (iovec& piece : order.destination) {
     bounced->order.pieces.push_back(
         {reinterpret_cast<cuda::Pointer>(piece.iov_base), reinterpret_cast<cuda::Pointer>(at), piece.iov_len});
@@ -336,6 +359,7 @@ void Runtime::bounce(const core::StartChunk& start, transport::ChunkOrder& order
     at += piece.iov_len;
   }
   in_flight_.at(start.chunk).bounce = std::move(bounced);
+  return true;
 }
 
 bool Runtime::upload_bounced(transport::ChunkToken token, InFlight& flight) {
@@ -353,7 +377,7 @@ bool Runtime::in_device_memory(const LayerRecord& layer, std::size_t local) cons
                      [&](const SegmentPlace& place) { return regions_.at(place.of(local).region).device != nullptr; });
 }
 
-Result<std::shared_ptr<std::byte[]>> Runtime::stage(const LayerRecord& layer, const transport::ExpertAddress& expert) {
+Result<std::shared_ptr<std::byte>> Runtime::stage(const LayerRecord& layer, const transport::ExpertAddress& expert) {
   const std::pair key{layer.number, expert.expert};
   const Status not_yet(CARDEA_IN_PROGRESS, "it is being copied to host memory");
   if (const auto found = staged_.find(key); found != staged_.end() && found->second.version == expert.version) {
@@ -366,12 +390,14 @@ Result<std::shared_ptr<std::byte[]>> Runtime::stage(const LayerRecord& layer, co
   }
   Staged fresh;
   fresh.version = expert.version;
-  fresh.memory.reset(new (std::nothrow) std::byte[layer.layout.packed_bytes()]);
-  if (!fresh.memory)
+  const auto buffer = buffers_->take(layer.layout.packed_bytes());
+  if (!buffer)
     return Status::error(CARDEA_ERR_NO_MEMORY, "{} bytes of host memory to send it from", layer.layout.packed_bytes());
+  fresh.memory = {buffer, buffer->data()};
   fresh.copying = next_staging_++;
   cuda::CopyOrder order;
   order.token = fresh.copying;
+  order.buffer = buffer;
   order.queue = cuda::Queue::kDownload;
   const std::size_t local = layer.local_of.at(expert.expert);
   for (std::size_t s = 0; s < layer.layout.count(); ++s) {

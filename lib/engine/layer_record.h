@@ -12,6 +12,7 @@
 
 #include "lib/core/core.h"
 #include "lib/cuda/device_table.h"
+#include "lib/cuda/gate.h"
 #include "lib/engine/landing_memory.h"
 #include "lib/engine/messages.h"
 #include "lib/engine/regions.h"
@@ -31,6 +32,7 @@ struct SlabRecord {
   LandingMemory memory;               // empty if the rows are the framework's
   bool on_device = false;
   std::shared_ptr<cuda::DeviceMemory> device_memory;  // on the device, if the rows are Cardea's
+  std::shared_ptr<cuda::GateSet> gates;               // null: nothing is queued before it has come over the network
 
   std::byte* row(std::size_t segment, core::SlotIndex slot) const {
     return base[segment] + stride[segment] * (first_slot + slot);
@@ -41,6 +43,7 @@ struct SlabRecord {
 struct SlabMemory {
   bool on_device = false;
   std::shared_ptr<cuda::DeviceMemory> own;
+  std::shared_ptr<cuda::GateSet> gates;
   LandingMemory landing;  // in host memory
 };
 

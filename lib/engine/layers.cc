@@ -280,7 +280,7 @@ Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce an
       return refuse(fmt::format("region {} is not what it was", offer.region));
     }
     if (const std::byte* const base = route_[from]->mapped(key); base != nullptr) {
-      source.mapped[offer.region] = base;
+      source.mapped[offer.region] = known->second.base = base;
       if (fresh || known->second.opening) bring_in(key, layer, known->second);
     }
   }
@@ -338,6 +338,7 @@ void Runtime::bring_in_more() {
     if (!whole.ok()) log::print(log::Level::kWarn, name_, "engine", "{}", whole.status().message());
     if (found != peer_regions_.end()) {
       found->second.opening = false;
+      if (whole.ok()) pin_region(key);
       for (const LayerKey& waiting : std::exchange(found->second.waiting, {})) {
         const auto layer = layers_.find(waiting);
         if (layer == layers_.end()) continue;
@@ -488,10 +489,11 @@ void Runtime::let_go_of(Rank owner, RegionNumber region) {
   if (known == peer_regions_.end()) return;
   if (known->second.layers != 0) --known->second.layers;
   if (known->second.layers != 0 || (!known->second.gone && !lost_.contains(owner))) return;
+  const std::shared_ptr<cuda::Registration> pinned = std::move(known->second.pinned);
   region_unused(key, known->second);
   const bool accepted = !known->second.on_device;  // by its transport
   peer_regions_.erase(known);
-  if (accepted) enqueue([transport = route_[owner], key] { transport->forget(key); });
+  if (accepted) forget_region(key, pinned);
 }
 
 }  // namespace cardea::engine

@@ -181,9 +181,9 @@ Result<transport::Lease> Runtime::lend(Rank asker, const transport::ExpertAddres
   }
   if (const Status status = core_.lend(layer.number, expert.version); !status.ok())
     return refuse(status.code(), status.message());
-  std::shared_ptr<std::byte[]> staged;  // what device memory was copied to
+  std::shared_ptr<std::byte> staged;  // what device memory was copied to
   if (in_device_memory(layer, local->second)) {
-    Result<std::shared_ptr<std::byte[]>> copied = stage(layer, expert);
+    Result<std::shared_ptr<std::byte>> copied = stage(layer, expert);
     if (!copied.ok()) {
       core_.give_back(layer.number);
       dispatch();

@@ -80,6 +80,8 @@ void Runtime::dispatch() {
       observer_.on_progress(progress->fetch, progress->done);
     } else if (const auto* tell = std::get_if<core::Tell>(&action)) {
       send(tell->notice.to, LayerNotice{by_number_.at(tell->layer)->key, tell->notice});
+    } else if (const auto* open = std::get_if<core::OpenGate>(&action)) {
+      open_gate(*open);
     } else if (const auto* node = std::get_if<core::TellNode>(&action)) {
       for (std::size_t local = 0; local < options_.node_ranks.size(); ++local) {
         if (node->to >> local & 1) send(options_.node_ranks[local], NodeNotice{node->entry, node->nic});
@@ -133,9 +135,13 @@ void Runtime::carry_out(const core::StartChunk& start) {
   if (copier_ && copy_by_gpu(start)) return;
   if (start.from != cache::kNoEntry) return copy_from_cache(start);
   transport::ChunkOrder order = order_for(start);
-  const bool onto_device = start.into == cache::kNoEntry && slabs_.at(start.slab)->on_device;
+  const bool onto_device = start.into == cache::kNoEntry && !start.lands && slabs_.at(start.slab)->on_device;
   if (lost_.contains(start.source) && !onto_device && copy_from_mapping(start, order)) return;
-  if (onto_device) bounce(start, order);
+  if (onto_device && !bounce(start, order)) {
+    return enqueue([this, token = start.chunk, bytes = order.bytes] {
+      on_chunk_done(token, Status::error(CARDEA_ERR_NO_MEMORY, "{} bytes of host memory to land in", bytes));
+    });
+  }
   if (start.into == cache::kNoEntry || !options_.back) {
     return enqueue(
         [transport = route_[start.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });
@@ -151,6 +157,7 @@ void Runtime::carry_out(const core::StartChunk& start) {
 
 std::byte* Runtime::slot_of(const core::StartChunk& start, const LayerRecord& layer, std::size_t segment) const {
   if (start.into != cache::kNoEntry) return options_.cache->payload(start.into) + layer.layout.offset(segment);
+  if (start.lands) return landing(start.lands) + layer.layout.offset(segment);
   return slabs_.at(start.slab)->row(segment, start.slot);
 }
 
@@ -313,7 +320,8 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
     }
   }
   slab->layout = std::move(layout);
-  slab->number = core_.add_slab(slots, slab->on_device ? std::optional(kGpuUpload) : std::nullopt);
+  slab->gates = std::move(memory.gates);
+  slab->number = core_.add_slab(slots, slab->on_device ? std::optional(kGpuUpload) : std::nullopt, gate_limits(*slab));
   slabs_.emplace(slab->number, slab);
   return slab;
 }
@@ -327,6 +335,7 @@ Status Runtime::destroy_slab(SlabRecord& slab) {
     for (core::SlotIndex slot = 0; slot < slab.slots; ++slot) slots.push_back(slot_key(slab.number, slot));
     copier_->forget(slots);
     destroy_on_copier(std::move(slab.device_memory));
+    drop_gates(slab);
   }
   slabs_.erase(slab.number);
   return {};
@@ -519,6 +528,7 @@ void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
     if (flight->path == CARDEA_PATH_NETWORK) heard(flight->source);
   }
   const Status outcome = as_of_a_reader(status, *flight);
+  leave_line(*flight);
   in_flight_.erase(token);
   core_.chunk_done(token, outcome, executor_.now());
   dispatch();

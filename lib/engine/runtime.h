@@ -276,9 +276,11 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   struct InFlight {
     cardea_path_t path = CARDEA_PATH_NONE;
     std::uint64_t payload = 0;
-    bool ordered = false;            // the GPU keeps the order of its slot
-    std::shared_ptr<Bounce> bounce;  // lands in host memory first
-    Rank source = kNoRank;           // none: copied out of the node cache
+    bool ordered = false;              // the GPU keeps the order of its slot
+    std::shared_ptr<Bounce> bounce;    // lands in host memory first
+    std::shared_ptr<cuda::Gate> gate;  // it waits behind
+    std::size_t gate_line = 0;
+    Rank source = kNoRank;  // none: copied out of the node cache
     core::LaneNumber lane = 0;
     std::uint32_t layer_id = 0;
     ExpertIndex expert = 0;
@@ -309,10 +311,11 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void resume_copies();
   bool copy_by_gpu(const core::StartChunk& start);
   Result<cuda::CopyOrder> copy_order(const core::StartChunk& start) const;
-  void bounce(const core::StartChunk& start, transport::ChunkOrder& order);
+  /// False if there is no memory for it to land in.
+  bool bounce(const core::StartChunk& start, transport::ChunkOrder& order);
   bool upload_bounced(transport::ChunkToken token, InFlight& flight);
   bool in_device_memory(const LayerRecord& layer, std::size_t local) const;
-  Result<std::shared_ptr<std::byte[]>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert);
+  Result<std::shared_ptr<std::byte>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert);
   void staged(std::uint64_t token, const Status& status);
   void drop_staged(core::LayerNumber layer);
   void on_copies_queued(std::span<const std::uint64_t> tokens) override;
@@ -340,6 +343,24 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   bool freed_early(const transport::RegionKey& region) const;
   void receive_gone(Rank from, const RegionsGone& message);
   void region_unused(const transport::RegionKey& region, PeerRegion& known);
+
+  // gpu_gates.cc
+  std::shared_ptr<cuda::GateSet> make_gates(const core::SegmentLayout& layout, std::uint32_t slots);
+  core::GateLimits gate_limits(const SlabRecord& slab) const;
+  void drop_gates(SlabRecord& slab);
+  std::byte* landing(const core::LandingPlace& place) const { return slabs_.at(place.slab)->gates->landing(place.index); }
+  bool put_behind_gate(const core::StartChunk& start, cuda::CopyOrder& order);
+  void open_gate(const core::OpenGate& open);
+  void leave_line(const InFlight& flight);
+  void fail_gates(const Status& why);
+
+  // pinning.cc
+  void pin_host_memory();
+  void pin_cache(std::uint64_t from);
+  void pin_region(const transport::RegionKey& key);
+  void warn_unpinned(std::string_view what, const Status& why);
+  void forget_region(const transport::RegionKey& key, std::shared_ptr<const void> pinned);
+  void unpin_all(bool idle);
 
   // layers.cc
   void place_local(const LayerRequest& request, LayerRecord& layer);
@@ -399,12 +420,12 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     Rank to = kNoRank;
     ExpertIndex expert = 0;
     Clock::time_point since;
-    std::shared_ptr<std::byte[]> staged;  // what it lies in, if it came from device memory
+    std::shared_ptr<std::byte> staged;  // what it lies in, if it came from device memory
   };
   std::map<std::uint64_t, Lent> leases_;
   struct Staged {  // an expert of this rank's device memory, copied once for all other nodes
     Version version = 0;
-    std::shared_ptr<std::byte[]> memory;
+    std::shared_ptr<std::byte> memory;
     std::uint64_t copying = 0;  // token; 0: it is here
     Status failed;
   };
@@ -425,6 +446,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     bool opening = false;                             // device memory: on its way to `device`; mapped: being brought in
     std::shared_ptr<const cuda::PeerMapping> device;  // null also if it could not be mapped
     std::vector<LayerKey> waiting;                    // layers that count it in `mapping`
+    const std::byte* base = nullptr;                  // of mapped host memory
+    std::shared_ptr<cuda::Registration> pinned;       // mapped host memory; goes on the copier's thread
   };
   std::map<transport::RegionKey, PeerRegion> peer_regions_;
   std::deque<transport::RegionKey> bringing_in_;  // mapped, and their pages come one part in each turn of the executor
@@ -453,6 +476,16 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     bool gone = false;
   };
   std::map<transport::RegionKey, EarlyOffer> early_offers_;  // of device memory
+  std::shared_ptr<cuda::BufferPool> buffers_;
+  struct GateLine {         // one of the copier's gated queues
+    Rank source = kNoRank;  // of what was queued there last
+    std::uint32_t shut = 0;
+  };
+  std::array<GateLine, cuda::kGatedQueues> gate_lines_;
+  std::atomic<std::uint64_t> landing_bytes_{0};  // of all slabs
+  std::atomic<bool> told_of_gates_{false};
+  cuda::Registration cache_pinned_;
+  bool warned_unpinned_ = false;
   core::FlatMap<core::ViewNumber, StreamView> stream_views_;
 
   std::vector<core::Action> spare_actions_;  // their memory is used again; likewise the next

@@ -97,6 +97,8 @@ class Driver {
         if (progress->done) done.insert(progress->fetch);
       } else if (const auto* tell = std::get_if<Tell>(&action)) {
         told.push_back(*tell);
+      } else if (const auto* open = std::get_if<OpenGate>(&action)) {
+        EXPECT_TRUE(opened.emplace(open->chunk, open->why).second) << "a gate was opened twice";
       }
     }
     EXPECT_EQ(core.chunks_in_flight(), flying.size());
@@ -111,15 +113,17 @@ class Driver {
   std::vector<StartChunk> log;
   std::set<FetchNumber> done;
   std::vector<Tell> told;
+  std::map<ChunkNumber, Status> opened;  // gates, with why
 
   std::uint32_t on_lane(LaneNumber lane) const { return on_lane_[lane]; }
   const LaneLimits& limits(LaneNumber lane) const { return limits_[lane]; }
 
  private:
   void started(const StartChunk& start) {
+    if (start.lands) return lands(start);
     EXPECT_LT(start.slot, core.slots(start.slab));
     for (const auto& [chunk, other] : flying) {
-      if (other.slab != start.slab || other.slot != start.slot) continue;
+      if (other.lands || other.slab != start.slab || other.slot != start.slot) continue;
       EXPECT_TRUE(other.layer == start.layer && other.expert == start.expert && other.version == start.version)
           << "a slot is filled anew while chunk " << chunk << " still writes into it";
       EXPECT_TRUE(start.range.offset + start.range.bytes <= other.range.offset ||
@@ -131,6 +135,18 @@ class Driver {
         EXPECT_EQ(held.expert, start.expert) << "a slot is filled under a view";
       }
     }
+    note(start);
+  }
+  void lands(const StartChunk& start) {
+    for (const auto& [chunk, other] : flying) {
+      const LandingPlace& place = other.lands ? other.lands : other.landed;
+      if (!place || place.slab != start.lands.slab || place.index != start.lands.index) continue;
+      EXPECT_TRUE(other.layer == start.layer && other.expert == start.expert && other.version == start.version)
+          << "a landing is filled anew while chunk " << chunk << " still uses it";
+    }
+    note(start);
+  }
+  void note(const StartChunk& start) {
     EXPECT_TRUE(flying.emplace(start.chunk, start).second) << "a chunk's number was used twice";
     EXPECT_LE(++on_lane_[start.lane], limits_[start.lane].chunks);
     log.push_back(start);

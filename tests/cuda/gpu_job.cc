@@ -103,6 +103,23 @@ void Gpu::synchronize() {
   must(driver_->stream_synchronize(stream_), "cuStreamSynchronize");
 }
 
+cuda::EventHandle Gpu::mark() {
+  cuda::EventHandle event = nullptr;
+  must(driver_->event_create(&event, cuda::kEventDisableTiming), "cuEventCreate");
+  must(driver_->event_record(event, stream_), "cuEventRecord");
+  return event;
+}
+
+bool Gpu::passed(cuda::EventHandle mark) const {
+  const cuda::Code code = driver_->event_query(mark);
+  if (code != cuda::kNotReady) must(code, "cuEventQuery");
+  return code == cuda::kSuccess;
+}
+
+void Gpu::use_here() const {
+  must(driver_->context_set(device_->context()), "cuCtxSetCurrent");
+}
+
 void Gpu::close_gate() {
   __atomic_store_n(gate_, 0, __ATOMIC_RELEASE);
   must(driver_->stream_wait_value(stream_, reinterpret_cast<cuda::Pointer>(gate_), 1, cuda::kWaitValueGreaterOrEqual),

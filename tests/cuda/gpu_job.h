@@ -31,6 +31,7 @@ class Gpu {
   Gpu& operator=(const Gpu&) = delete;
 
   const cuda::Driver& driver() const { return *driver_; }
+  const std::shared_ptr<const cuda::Device>& device() const { return device_; }
   int ordinal() const { return device_->ordinal(); }
   cuda::Stream stream() const { return stream_; }
 
@@ -43,6 +44,11 @@ class Gpu {
   void copy(void* to, const void* from, std::uint64_t bytes);
   void poison(void* at, std::uint64_t bytes);
   void synchronize();
+  /// A place on the stream, and whether the GPU has got there.
+  cuda::EventHandle mark();
+  bool passed(cuda::EventHandle mark) const;
+  /// Makes the device current on another thread.
+  void use_here() const;
   /// Stops the stream until open().
   void close_gate();
   void open_gate();

@@ -4,10 +4,13 @@
 //
 // It keeps the driver's word in what Cardea depends on: streams run in order and beside one another; events tell of what was
 // recorded last; memory is shared between processes by IPC handles and descriptors and outlives its owner where it is
-// mapped; a gate (cuStreamWaitValue32) stops its stream; and cuMemFree waits for all streams while every other call waits
-// for it, which is how a gate whose opener calls the driver becomes a deadlock.
+// mapped; a gate (cuStreamWaitValue32) stops its stream; and cuMemFree, and the first launch of a kernel, wait for all
+// streams while every other call waits for them, which is how a gate whose opener calls the driver becomes a deadlock.
+// Compiled with FAKE_CUDA_OLD, it is a driver without stream memory operations.
 //
 //   FAKE_CUDA_DEVICES   how many (default 2)
+//   FAKE_CUDA_CONNECTIONS   queues of the device that streams share, in turn; what waits there holds up what comes behind
+//                       (default: each stream its own)
 //   FAKE_CUDA_JITTER    microseconds: each operation starts up to so much later than it could
 //   FAKE_CUDA_FAIL      "cuSymbol:n[:code]": from its n-th call on the function fails (code 2 if it allocates, else 719)
 #include <fcntl.h>
@@ -55,6 +58,8 @@ struct CUevent_st {
 };
 
 struct CUstream_st {
+  CUstream_st* queue = this;       // whose thread does its work
+  std::atomic<bool> gated{false};  // it has waited for a word
   std::mutex mutex;
   std::condition_variable changed;
   std::deque<std::function<void()>> work;
@@ -95,6 +100,8 @@ struct World {
   std::map<std::string, std::pair<int, int>> failures;  // calls that still succeed, code
   std::shared_mutex driver;                             // cuMemFree has it alone while it waits
   int jitter = 0;
+  std::vector<std::unique_ptr<CUstream_st>> connections;
+  std::size_t next_connection = 0;
 };
 
 World& world() {
@@ -106,6 +113,9 @@ World& world() {
     for (int i = 0; i < devices; ++i) made->contexts.push_back({i});
     made->active.assign(static_cast<std::size_t>(devices), 0);
     if (const char* jitter = std::getenv("FAKE_CUDA_JITTER")) made->jitter = std::atoi(jitter);
+    if (const char* connections = std::getenv("FAKE_CUDA_CONNECTIONS")) {
+      for (int i = 0; i < std::atoi(connections); ++i) made->connections.push_back(std::make_unique<CUstream_st>());
+    }
     if (const char* fail = std::getenv("FAKE_CUDA_FAIL")) {
       std::string text = fail;
       const auto first = text.find(':');
@@ -157,16 +167,45 @@ void run(CUstream_st& stream) {
   }
 }
 
-void enqueue(CUstream_st& stream, std::function<void()> work) {
+void enqueue(CUstream_st& of_stream, std::function<void()> work) {
+  CUstream_st& stream = *of_stream.queue;
   const std::scoped_lock held(stream.mutex);
   if (!stream.thread.joinable()) stream.thread = std::thread([&stream] { run(stream); });
   stream.work.push_back(std::move(work));
   stream.changed.notify_all();
 }
 
-void drain(CUstream_st& stream) {
+void drain(CUstream_st& of_stream) {
+  CUstream_st& stream = *of_stream.queue;
   std::unique_lock held(stream.mutex);
   stream.changed.wait(held, [&] { return stream.work.empty() && !stream.running; });
+}
+
+/// What cuMemFree and the first launch of a kernel do; every other call waits meanwhile.
+void drain_all() {
+  drain(world().legacy);
+  std::set<CUstream_st*> streams;
+  {
+    const std::scoped_lock held(world().mutex);
+    streams = world().streams;
+  }
+  for (CUstream_st* const stream : streams) drain(*stream);
+}
+
+/// Behind a gate that was opened because nothing will come, a GPU reads what may still be written to, and nobody uses what
+/// it read. It does so beside all threads, so no sanitizer is to take it for one.
+void copy_behind_gate(Pointer to, Pointer from, std::size_t bytes) {
+#if defined(__x86_64__)
+  asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes) : : "memory");
+#else
+  for (std::size_t i = 0; i < bytes; ++i)
+    reinterpret_cast<volatile char*>(to)[i] = reinterpret_cast<const volatile char*>(from)[i];
+#endif
+}
+
+void copy_on(const CUstream_st& stream, Pointer to, Pointer from, std::size_t bytes) {
+  if (stream.gated) return copy_behind_gate(to, from, bytes);
+  std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
 }
 
 int new_memory(std::size_t bytes) {
@@ -239,6 +278,9 @@ FAKE cuDeviceGetCount(int* count) {
 FAKE cuDeviceGet(Ordinal* device, int ordinal) {
   return *device = ordinal, kSuccess;
 }
+FAKE cuDeviceGetAttribute(int* value, int which, Ordinal) {
+  return *value = which == static_cast<int>(DeviceAttribute::kReadOnlyHostRegister) ? 1 : 0, kSuccess;
+}
 FAKE cuDeviceCanAccessPeer(int* can, Ordinal, Ordinal) {
   return *can = 1, kSuccess;
 }
@@ -305,13 +347,7 @@ FAKE cuMemAllocAsync(Pointer* out, std::size_t bytes, Stream) {
 }
 FAKE cuMemFree_v2(Pointer at) {
   const std::unique_lock alone(world().driver);
-  drain(world().legacy);
-  std::set<CUstream_st*> streams;
-  {
-    const std::scoped_lock held(world().mutex);
-    streams = world().streams;
-  }
-  for (CUstream_st* const stream : streams) drain(*stream);
+  drain_all();
   const std::scoped_lock held(world().mutex);
   const auto range = world().ranges.find(at);
   if (range == world().ranges.end()) return kInvalidValue;
@@ -325,6 +361,7 @@ FAKE cuMemHostAlloc(void** out, std::size_t bytes, unsigned) {
   return *out = std::aligned_alloc(4096, whole_pages(bytes)), *out == nullptr ? kOutOfMemory : kSuccess;
 }
 FAKE cuMemFreeHost(void* at) {
+  ENTER(cuMemFreeHost);
   return std::free(at), kSuccess;
 }
 FAKE cuMemHostRegister_v2(void* at, std::size_t bytes, unsigned) {
@@ -336,6 +373,7 @@ FAKE cuMemHostRegister_v2(void* at, std::size_t bytes, unsigned) {
   return world().ranges.emplace(reinterpret_cast<Pointer>(at), range).second ? kSuccess : kHostMemoryAlreadyRegistered;
 }
 FAKE cuMemHostUnregister(void* at) {
+  ENTER(cuMemHostUnregister);
   const std::scoped_lock held(world().mutex);
   return world().ranges.erase(reinterpret_cast<Pointer>(at)) != 0 ? kSuccess : kInvalidValue;
 }
@@ -525,10 +563,13 @@ FAKE cuStreamCreate(Stream* out, unsigned) {
   ENTER(cuStreamCreate);
   *out = new CUstream_st;
   const std::scoped_lock held(world().mutex);
+  if (const std::size_t count = world().connections.size(); count != 0)
+    (*out)->queue = world().connections[world().next_connection++ % count].get();
   world().streams.insert(*out);
   return kSuccess;
 }
 FAKE cuStreamDestroy_v2(Stream stream) {
+  if (stream->queue != stream) drain(*stream);
   {
     const std::scoped_lock held(world().mutex);
     world().streams.erase(stream);
@@ -612,9 +653,11 @@ FAKE cuStreamWaitEvent(Stream stream, EventHandle event, unsigned) {
   });
   return kSuccess;
 }
+#ifndef FAKE_CUDA_OLD
 FAKE cuStreamWaitValue32_v2(Stream stream, Pointer at, std::uint32_t value, unsigned flags) {
   ENTER(cuStreamWaitValue32_v2);
   if (flags != kWaitValueGreaterOrEqual) return kNotSupported;
+  of(stream).gated = true;
   enqueue(of(stream), [at, value] {
     const auto* const word = reinterpret_cast<const std::uint32_t*>(at);
     while (static_cast<std::int32_t>(__atomic_load_n(word, __ATOMIC_ACQUIRE) - value) < 0)
@@ -622,6 +665,7 @@ FAKE cuStreamWaitValue32_v2(Stream stream, Pointer at, std::uint32_t value, unsi
   });
   return kSuccess;
 }
+#endif
 FAKE cuMemsetD8Async(Pointer at, unsigned char byte, std::size_t bytes, Stream stream) {
   ENTER(cuMemsetD8Async);
   enqueue(of(stream), [=] { std::memset(reinterpret_cast<void*>(at), byte, bytes); });
@@ -629,7 +673,7 @@ FAKE cuMemsetD8Async(Pointer at, unsigned char byte, std::size_t bytes, Stream s
 }
 FAKE cuMemcpyAsync(Pointer to, Pointer from, std::size_t bytes, Stream stream) {
   ENTER(cuMemcpyAsync);
-  enqueue(of(stream), [=] { std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes); });
+  enqueue(of(stream), [=, &on = of(stream)] { copy_on(on, to, from, bytes); });
   return kSuccess;
 }
 FAKE cuMemcpyBatchAsync_v2(Pointer* to, Pointer* from, std::size_t* bytes, std::size_t count, CopyAttributes* attributes,
@@ -640,9 +684,38 @@ FAKE cuMemcpyBatchAsync_v2(Pointer* to, Pointer* from, std::size_t* bytes, std::
   std::vector<std::array<std::uint64_t, 3>> copies;
   for (std::size_t i = 0; i < count; ++i) copies.push_back({to[i], from[i], bytes[i]});
   std::reverse(copies.begin(), copies.end());  // in no order that anybody may count on
-  enqueue(of(stream), [copies = std::move(copies)] {
-    for (const auto& copy : copies)
-      std::memcpy(reinterpret_cast<void*>(copy[0]), reinterpret_cast<const void*>(copy[1]), copy[2]);
+  enqueue(of(stream), [copies = std::move(copies), &on = of(stream)] {
+    for (const auto& copy : copies) copy_on(on, copy[0], copy[1], copy[2]);
   });
+  return kSuccess;
+}
+
+// ---------------------------------------------------------------- one kernel, whose code nobody reads: it stores 12345
+
+namespace cardea::cuda {
+struct CUfunc_st {
+  bool loaded = false;
+};
+}  // namespace cardea::cuda
+
+FAKE cuModuleLoadData(void** module, const void*) {
+  ENTER(cuModuleLoadData);
+  return *module = new CUfunc_st, kSuccess;  // goes with the process, as its threads do
+}
+FAKE cuModuleGetFunction(void** function, void* module, const char*) {
+  return *function = module, kSuccess;
+}
+FAKE cuLaunchKernel(void* function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream stream,
+                    void** parameters, void**) {
+  auto& kernel = *static_cast<CUfunc_st*>(function);
+  if (!kernel.loaded) {
+    const std::unique_lock alone(world().driver);
+    drain_all();
+    kernel.loaded = true;
+  }
+  ENTER(cuLaunchKernel);
+  Pointer at = 0;
+  std::memcpy(&at, parameters[0], sizeof at);
+  enqueue(of(stream), [at] { *reinterpret_cast<std::uint32_t*>(at) = 12345; });
   return kSuccess;
 }

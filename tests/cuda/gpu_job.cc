@@ -59,6 +59,7 @@ Gpu::Gpu(unsigned rank) {
 Gpu::~Gpu() {
   open_gate();
   driver_->stream_synchronize(stream_);
+  for (const cuda::EventHandle mark : marks_) driver_->event_destroy(mark);
   driver_->stream_destroy(stream_);
   driver_->host_free(gate_);
   driver_->context_set(nullptr);
@@ -106,6 +107,7 @@ void Gpu::synchronize() {
 cuda::EventHandle Gpu::mark() {
   cuda::EventHandle event = nullptr;
   must(driver_->event_create(&event, cuda::kEventDisableTiming), "cuEventCreate");
+  marks_.push_back(event);
   must(driver_->event_record(event, stream_), "cuEventRecord");
   return event;
 }

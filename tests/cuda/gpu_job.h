@@ -60,6 +60,7 @@ class Gpu {
   std::shared_ptr<const cuda::Device> device_;
   cuda::Stream stream_ = nullptr;
   std::uint32_t* gate_ = nullptr;
+  std::vector<cuda::EventHandle> marks_;
 };
 
 /// Where a layer's weights lie.

@@ -10,9 +10,11 @@ namespace {
 
 bool known_to_driver(const Gpu& gpu, const void* memory) {
   unsigned type = 0;
-  const auto at = reinterpret_cast<cuda::Pointer>(memory);
-  return gpu.driver().pointer_attribute(&type, static_cast<int>(cuda::Attribute::kMemoryType), at) == cuda::kSuccess &&
-         type == cuda::kMemoryTypeHost;
+  int which = static_cast<int>(cuda::Attribute::kMemoryType);
+  void* data = &type;
+  gpu.must(gpu.driver().pointer_attributes(1, &which, &data, reinterpret_cast<cuda::Pointer>(memory)),
+           "cuPointerGetAttributes");
+  return type == cuda::kMemoryTypeHost;
 }
 
 class GpuPinned : public ::testing::Test {

@@ -403,7 +403,12 @@ void Runtime::form_if_complete(LayerRecord& layer) {
                       : mapped   ? CARDEA_PATH_NODE_MAPPED
                       : by_gpu   ? CARDEA_PATH_NODE_GPU
                                  : CARDEA_PATH_NODE_COPY;
-        option.lane = !same_node ? kNetworkIn : option.path == CARDEA_PATH_NODE_GPU ? kGpuPull : kNodeCopy;
+        option.lane = option.path == CARDEA_PATH_NODE_GPU ? kGpuPull : kNodeCopy;
+        if (!same_node) {
+          const transport::RailRun rails = rails_[rank];
+          option.lane = kNetworkIn + rails.first;
+          option.rails = rails.count;
+        }
       }
       expert.options.push_back(option);
     }

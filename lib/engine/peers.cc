@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lib/base/log.h"
+#include "lib/engine/lanes.h"
 #include "lib/engine/runtime.h"
 
 namespace cardea::engine {
@@ -148,6 +149,12 @@ void Runtime::on_peer_lost(Rank peer, const Status& why) {
   lose(peer, lost);
   dispatch();
   if (!known) log::print(log::Level::kWarn, name_, "engine", "{}", lost.message());
+}
+
+void Runtime::on_rails_changed(Rank peer, const transport::RailRun& rails) {
+  const auto held = lock();
+  rails_[peer] = rails;
+  core_.set_rails(peer, kNetworkIn + rails.first, rails.count);
 }
 
 // ---------------------------------------------------------------- this rank as a source

@@ -11,9 +11,11 @@ namespace cardea::engine {
 namespace {
 
 std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
-  std::vector<core::LaneLimits> limits(4);
-  limits[kNetworkIn].chunks = options.chunks_in_flight;
-  limits[kNetworkIn].nic = 0;
+  std::vector<core::LaneLimits> limits(kNetworkIn + options.rails.size());
+  for (std::size_t rail = 0; rail < options.rails.size(); ++rail) {
+    limits[kNetworkIn + rail].chunks = options.chunks_in_flight;
+    limits[kNetworkIn + rail].nic = 0;
+  }
   limits[kNodeCopy].chunks = kCopyChunks;
   // The GPU's copy engines take whole experts, and all that is wanted at once: a batch costs less than its pieces.
   for (const core::LaneNumber lane : {kGpuPull, kGpuUpload}) {
@@ -23,10 +25,18 @@ std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
   return limits;
 }
 
+std::vector<std::string> lane_names(const RuntimeOptions& options) {
+  std::vector<std::string> names{"node-copy", "gpu-pull", "gpu-upload"};
+  for (std::size_t rail = 0; rail < options.rails.size(); ++rail) {
+    names.push_back(network_lane_name(options.rails, rail));
+  }
+  return names;
+}
+
 std::unique_ptr<telemetry::Recorder> make_recorder(const RuntimeOptions& options) {
   if (options.record == 0) return nullptr;
   return std::make_unique<telemetry::Recorder>(
-      telemetry::RecorderOptions{options.self, {"network-in", "node-copy", "gpu-pull", "gpu-upload"}, options.record});
+      telemetry::RecorderOptions{options.self, lane_names(options), options.record});
 }
 
 }  // namespace
@@ -46,9 +56,15 @@ Runtime::Runtime(Executor& executor, Observer& observer, RuntimeOptions options)
 
 Runtime::~Runtime() = default;
 
-void Runtime::attach(std::vector<transport::Transport*> route) {
+void Runtime::attach(std::vector<transport::Transport*> route, const std::vector<std::uint32_t>& nics) {
   route_ = std::move(route);
   const auto held = lock();
+  for (Rank rank = 0; rank < route_.size(); ++rank) {
+    if (route_[rank] != nullptr) rails_[rank] = route_[rank]->rails(rank);
+  }
+  for (std::size_t rail = 0; rail < std::min(nics.size(), options_.rails.size()); ++rail) {
+    core_.set_nic(kNetworkIn + static_cast<core::LaneNumber>(rail), nics[rail]);
+  }
   start_watch();
 }
 
@@ -202,9 +218,12 @@ transport::ChunkOrder Runtime::order_for(const core::StartChunk& start) {
   // Device memory that is not mapped here can't be read by a transport: its owner is asked.
   const auto readable = [&](const transport::RemotePiece& piece) { return !source.on_device.contains(piece.region.region); };
   if (!std::all_of(order.source_pieces.begin(), order.source_pieces.end(), readable)) order.source_pieces.clear();
+  const bool by_network = start.lane >= kNetworkIn;
+  if (by_network) order.rail = start.lane - kNetworkIn;
   InFlight& flight = in_flight_.add(start.chunk);
-  flight.path = start.lane == kNetworkIn ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY;
+  flight.path = by_network ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY;
   flight.payload = payload;
+  flight.lane = start.lane;
   flight.source = start.source;
   flight.layer_id = layer.layer_id;
   flight.expert = start.expert;

@@ -55,7 +55,9 @@ struct RuntimeOptions {
   Rank self = 0;
   std::vector<Node> node_of;  // by rank
   std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
-  std::uint32_t chunks_in_flight = 8;
+  std::uint32_t chunks_in_flight = 8;  // on each rail
+  /// Names of the NICs by which chunks come side by side: the rails of the transport to other nodes.
+  std::vector<std::string> rails = {""};
   cache::NodeCache* cache = nullptr;  // this rank's hand on its node's; must outlive the runtime
   std::vector<Rank> node_ranks;       // by local number in the cache
   std::size_t record = 0;             // records that the recorder's ring holds; 0: none is made
@@ -96,8 +98,9 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   ~Runtime() override;
 
   /// Before anything else, on a thread that ends up being, or happens before, the executor's. `route[rank]` is the transport
-  /// that reaches the rank, null for this rank; the transports must outlive close().
-  void attach(std::vector<transport::Transport*> route);
+  /// that reaches the rank, null for this rank; the transports must outlive close(). `nics`: for each rail, by which number
+  /// the node's ranks count what its NIC carries; none: all of them as 0.
+  void attach(std::vector<transport::Transport*> route, const std::vector<std::uint32_t>& nics = {});
 
   std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
   core::Core& core() { return core_; }
@@ -262,6 +265,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   Result<transport::Lease> lend(Rank asker, const transport::ExpertAddress& expert, std::uint64_t offset,
                                 std::uint64_t bytes) override;
   void give_back(std::uint64_t lease, std::uint64_t bytes_sent) override;
+  void on_rails_changed(Rank peer, const transport::RailRun& rails) override;
 
  private:
   struct Early {  // what arrived for a layer before this rank has begun it
@@ -275,6 +279,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     bool ordered = false;            // the GPU keeps the order of its slot
     std::shared_ptr<Bounce> bounce;  // lands in host memory first
     Rank source = kNoRank;           // none: copied out of the node cache
+    core::LaneNumber lane = 0;
     std::uint32_t layer_id = 0;
     ExpertIndex expert = 0;
     Clock::time_point since{};
@@ -374,6 +379,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   RuntimeOptions options_;
   std::string name_;  // for the log
   std::vector<transport::Transport*> route_;
+  std::map<Rank, transport::RailRun> rails_;  // that lead to ranks of other nodes; with the mutex
 
   std::mutex mutex_;
   std::unique_ptr<telemetry::Recorder> recorder_;  // before the core, which notes into it

@@ -266,10 +266,10 @@ TEST_F(HostilePeer, WhatTheOwnerFreesIsAnsweredOnceAndAlsoByWhoNeverHadIt) {
     renew();
     near = announcement({1});
     near.layer = key;
-    near.regions[0] = device_offer(8);
+    near.regions[0] = device_offer(5);
     say(kNear, near);
-    say(kNear, RegionsGone{{8}});
-    EXPECT_EQ(answers(), (std::vector<std::uint32_t>{8}));
+    say(kNear, RegionsGone{{5}});
+    EXPECT_EQ(answers(), (std::vector<std::uint32_t>{5}));
     {
       const auto held = runtime_->lock();
       layer_ = *runtime_->begin_layer(request);

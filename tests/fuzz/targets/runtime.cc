@@ -306,7 +306,9 @@ std::vector<Seed> seeds() {
   device.regions[0].descriptor = told.encode();
   Script freed;
   freed.byte(kMessage).blob(encode(device)).byte(kMessage).blob(encode(RegionsGone{{5}})).byte(kBegin);
-  freed.byte(far).blob(announcement(key, {2, 3}, false)).byte(kMessage).blob(encode(LayerLeft{key, {}})).byte(kEnd);
+  freed.byte(far).blob(announcement(key, {2, 3}, false)).byte(kPublish).number(1, 1);
+  freed.byte(kFetch).byte(0x01).number(1, 1).byte(kTake).byte(kRelease).byte(kFinish).number(1, 1);
+  freed.byte(kMessage).blob(encode(LayerLeft{key, {}})).byte(kEnd);
   return {{"freed", freed.bytes()}, {"mapped", mapped.bytes()}, {"cached", cached.bytes()}, {"slots", slots.bytes()}};
 }
 

@@ -13,6 +13,10 @@ Status& slot() noexcept {
   return last;
 }
 
+Status refused_by_system(int error, const char* what) {
+  return {Status::from_errno(error, what).code(), what};
+}
+
 }  // namespace
 
 cardea_status_t report(const Status& status) noexcept {
@@ -23,14 +27,6 @@ cardea_status_t report(const Status& status) noexcept {
 const Status& last_error() noexcept {
   return slot();
 }
-
-namespace {
-
-Status refused_by_system(int error, const char* what) {
-  return {Status::from_errno(error, what).code(), what};
-}
-
-}  // namespace
 
 Status caught() noexcept {
   try {

@@ -34,10 +34,6 @@ Result<std::shared_ptr<Context>> context_of(cardea_context_t context, std::uint3
   Result<std::shared_ptr<Context>> found = context_for(context.id, Kind::kContext);
   if (!found.ok()) return found;
   if (const Status status = check_kind(kind); !status.ok()) return status;
-  {
-    const auto held = (*found)->lock();
-    if (!(*found)->aborted().ok()) return (*found)->aborted();
-  }
   if (kind == CARDEA_MEMORY_CUDA) {
     if (const Status status = may_use_device(**found); !status.ok()) return status;
   }

@@ -6,11 +6,13 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <thread>
+#include <utility>
 
 #include "lib/doctor/checks.h"
 #include "lib/doctor/own_job.h"
@@ -45,10 +47,16 @@ class Watchdog {
   std::atomic<const char*> doing_{"starting"};
 };
 
-/// Ranks of the job that a launcher has made this process part of; 1 where none has.
+/// Ranks of the job that a launcher has made this process part of; 1 where none has. Slurm's own shells know how many tasks
+/// there will be, and are none of them.
 unsigned launched_ranks(const System& system) {
-  for (const char* const name : {"CARDEA_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"}) {
-    if (const auto text = system.variable(name)) return static_cast<unsigned>(std::atoi(text->c_str()));
+  constexpr std::array<std::pair<const char*, const char*>, 3> kLaunchers = {
+      {{"CARDEA_WORLD_SIZE", "CARDEA_RANK"},
+       {"OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"},
+       {"SLURM_NTASKS", "SLURM_PROCID"}}};
+  for (const auto& [size, rank] : kLaunchers) {
+    const auto text = system.variable(size);
+    if (text && system.variable(rank)) return static_cast<unsigned>(std::atoi(text->c_str()));
   }
   // torchrun's names are common words: all of them must be there.
   if (system.variable("RANK") && system.variable("MASTER_ADDR")) {

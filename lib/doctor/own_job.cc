@@ -23,7 +23,7 @@ extern char** environ;
 namespace cardea::doctor {
 namespace {
 
-constexpr std::size_t kMostOutput = std::size_t{8} << 20;
+constexpr std::size_t kMostOutput = std::size_t{8} << 20;  // what is kept: the report comes last
 
 Probe failed(std::string what, std::string advice) {
   Probe probe;
@@ -37,12 +37,12 @@ std::string launcher_beside(const std::string& program) {
   return std::filesystem::exists(beside, error) ? beside.string() : "cardea-run";
 }
 
-/// What the job writes, until it ends or `end` comes.
+/// The end of what the job writes, until it ends or `end` comes.
 std::string read_until(int from, Clock::time_point end, bool& in_time) {
   std::string text;
   std::array<char, 65536> buffer;
   in_time = false;
-  while (text.size() < kMostOutput) {
+  for (;;) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(end - Clock::now()).count();
     if (left <= 0) return text;
     pollfd readable{from, POLLIN, 0};
@@ -51,6 +51,7 @@ std::string read_until(int from, Clock::time_point end, bool& in_time) {
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) break;
     text.append(buffer.data(), static_cast<std::size_t>(got));
+    if (text.size() > kMostOutput) text.erase(0, text.size() / 2);
   }
   in_time = true;
   return text;

@@ -266,12 +266,13 @@ class Prober {
   }
 
   void gather(Probe& probe) {
+    constexpr std::size_t kRoom = kReportBytes - sizeof(std::uint64_t);
     std::string text = to_json(me_);
-    if (text.size() > kReportBytes - sizeof(std::uint64_t)) {
-      Member cut = me_;
-      cut.findings.clear();
-      text = to_json(cut);
+    for (Member told = me_; text.size() > kRoom && !(told.findings.empty() && told.peers.empty()); text = to_json(told)) {
+      if (told.findings.empty()) told.peers.pop_back();
+      told.findings.clear();
     }
+    if (text.size() > kRoom) throw Failure{CARDEA_ERR_LIMIT, "what this rank has to tell is too long"};
     const std::uint64_t size = text.size();
     std::memcpy(report_->own(), &size, sizeof size);
     std::memcpy(report_->own() + sizeof size, text.data(), text.size());

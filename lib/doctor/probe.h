@@ -58,7 +58,7 @@ Probe member(const Findings& own, Nanoseconds patience);
 
 /// The ranks that one probes: those of its node, and of each other node one, fewer than kMostPeers.
 std::vector<Rank> peers_of(Rank self, const std::vector<unsigned>& node_of);
-/// "tcp/eth0 tcp/lo" out of UCX's log.
+/// "tcp/eth0 tcp/lo" out of UCX's log, of any version that Cardea works with.
 std::string devices_of(const std::string& ucx_log);
 
 std::string to_json(const Member& member);

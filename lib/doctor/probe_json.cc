@@ -6,7 +6,9 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <sstream>
 #include <stdexcept>
+#include <string_view>
 #include <type_traits>
 
 #include "lib/doctor/probe.h"
@@ -117,9 +119,12 @@ std::vector<Rank> peers_of(Rank self, const std::vector<unsigned>& node_of) {
 
 std::string devices_of(const std::string& ucx_log) {
   std::set<std::string> devices;
-  for (std::size_t at = ucx_log.find("ep_cfg["); at != std::string::npos; at = ucx_log.find("ep_cfg[", at + 1)) {
-    const std::size_t end = std::min(ucx_log.find('\n', at), ucx_log.size());
-    std::string line = ucx_log.substr(at, end - at);
+  std::istringstream lines(ucx_log);
+  for (std::string line; std::getline(lines, line);) {
+    // As UCX 1.13 writes it, and as 1.15 to 1.22 do.
+    const std::size_t at = std::min(line.find("ep_cfg["), line.find(" cfg#"));
+    if (at == std::string::npos) continue;
+    line.erase(0, at);
     for (std::size_t open = line.find('('); open != std::string::npos; open = line.find('(', open + 1)) {
       const std::size_t close = line.find(')', open);
       if (close == std::string::npos) break;
@@ -164,18 +169,17 @@ Findings judge(const std::vector<Member>& members) {
              earliest->host, latest->host, apart / kSecond),
          "run chrony or another NTP client on all hosts"});
   }
-  for (std::size_t i = 0; i < members.size(); ++i) {
-    for (std::size_t k = i + 1; k < members.size(); ++k) {
-      const Member& a = members[i];
-      const Member& b = members[k];
-      if (a.host != b.host || a.node == b.node || !a.node_id.empty() || !b.node_id.empty()) continue;
-      found.push_back(
-          {Severity::kWarning, "job.nodes",
-           fmt::format("ranks {} and {} both run on {} and share no memory: between them everything goes over the network",
-                       a.rank, b.rank, a.host),
-           "run them in one container, or as one user in one network namespace; two machines of one name need other names"});
-      return found;  // one pair shows it
-    }
+  std::map<std::string_view, const Member*> first;  // of each host
+  for (const Member& member : members) {
+    if (!member.node_id.empty()) continue;
+    const Member& other = *first.try_emplace(member.host, &member).first->second;
+    if (other.node == member.node) continue;
+    found.push_back(
+        {Severity::kWarning, "job.nodes",
+         fmt::format("ranks {} and {} both run on {} and share no memory: between them everything goes over the network",
+                     other.rank, member.rank, member.host),
+         "run them in one container, or as one user in one network namespace; two machines of one name need other names"});
+    break;  // one pair shows it
   }
   return found;
 }

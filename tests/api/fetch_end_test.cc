@@ -182,28 +182,36 @@ TEST(FetchEnd, AbortEndsWaitingCallsAndRefusesLaterOnes) {
 }
 
 /// How many mappings of Cardea's shared memory this process has.
-int shared_mappings() {
+std::uint64_t shared_mappings() {
   std::ifstream maps("/proc/self/maps");
-  int count = 0;
+  std::uint64_t count = 0;
   for (std::string line; std::getline(maps, line);) count += line.find("/memfd:cardea ") != std::string::npos ? 1 : 0;
   return count;
 }
 
-TEST(FetchEnd, MemoryThatIsBeingMadeWhenTheContextIsAbortedIsNotGiven) {
-  run_ranks(1, [](unsigned) {
-    constexpr std::uint64_t kBytes = std::uint64_t{256} << 20;  // takes long enough to be interrupted
+std::uint64_t resident_bytes() {
+  std::uint64_t all = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> all >> resident;
+  return resident * static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+constexpr std::uint64_t kLongToMake = std::uint64_t{256} << 20;  // bytes; enough to be interrupted
+
+/// Aborts a context while make(context) runs, which has begun when `sign` has grown by more than `noise`.
+template <typename Make>
+void is_not_given_if_aborted_meanwhile(Make make, std::uint64_t (*sign)(), std::uint64_t noise) {
+  run_ranks(1, [&](unsigned) {
     bool seen = false;
     for (int attempt = 0; attempt < 20 && !seen; ++attempt) {
       Alone alone;
-      const int before = shared_mappings();
+      const std::uint64_t before = sign();
       std::atomic<bool> over{false};
       cardea_status_t status = CARDEA_OK;
       std::thread maker([&] {
-        cardea_memory_t memory{};
-        status = cardea_memory_alloc(alone.job.context, kBytes, CARDEA_MEMORY_HOST, &memory);
+        status = make(alone.job.context);
         over = true;
       });
-      EXPECT_TRUE(comes_true([&] { return over || shared_mappings() > before; }));
+      EXPECT_TRUE(comes_true([&] { return over || sign() > before + noise; }));
       const bool in_the_midst = !over;
       CARDEA_MUST(cardea_context_abort(alone.job.context));
       maker.join();
@@ -211,6 +219,29 @@ TEST(FetchEnd, MemoryThatIsBeingMadeWhenTheContextIsAbortedIsNotGiven) {
     }
     EXPECT_TRUE(seen) << "every call answered as if nothing had been aborted meanwhile";
   });
+}
+
+TEST(FetchEnd, MemoryThatIsBeingMadeWhenTheContextIsAbortedIsNotGiven) {
+  const auto make = [](cardea_context_t context) {
+    cardea_memory_t memory{};
+    return cardea_memory_alloc(context, kLongToMake, CARDEA_MEMORY_HOST, &memory);
+  };
+  is_not_given_if_aborted_meanwhile(make, shared_mappings, 0);
+}
+
+TEST(FetchEnd, ASlabThatIsBeingMadeWhenTheContextIsAbortedIsNotGiven) {
+  const auto make = [](cardea_context_t context) {
+    cardea_segment_t segment = CARDEA_SEGMENT_INIT;
+    segment.name = "weights";
+    segment.bytes = kLongToMake / 4;
+    cardea_slab_desc_t desc = CARDEA_SLAB_DESC_INIT;
+    desc.segments = &segment;
+    desc.num_segments = 1;
+    desc.num_slots = 4;
+    cardea_slab_t slab{};
+    return cardea_slab_create(context, &desc, &slab);
+  };
+  is_not_given_if_aborted_meanwhile(make, resident_bytes, std::uint64_t{16} << 20);
 }
 
 TEST(FetchEnd, DestroyEndsBlockedThreadsAndOpenTransfersInTime) {

@@ -34,8 +34,9 @@ sys.exit(0 if eval(sys.argv[2]) else 1)
 PYTHON
 }
 
-# Alone: it forms a job of its own. Whether this machine is in order is not this test's business.
-doctor '0 1' "$bin/cardea" doctor --json
+# Alone: it forms a job of its own, in the shell of a Slurm allocation too. Whether this machine is in order is not this
+# test's business.
+doctor '0 1' env SLURM_NTASKS=8 SLURM_JOB_ID=1 "$bin/cardea" doctor --json
 look 'report["ok"] == all(finding["severity"] == "note" for finding in report["findings"])'
 look 'not [kind for kind in kinds if kind.startswith(("job.", "environment."))]'
 look 'len(report["members"]) == 4 and len(peers) == 8'

@@ -5,9 +5,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <filesystem>
+#include <fstream>
 
 #include "lib/doctor/own_job.h"
+#include "tests/doctor/sample.h"
 
 namespace cardea::doctor {
 namespace {
@@ -39,6 +44,10 @@ TEST(DevicesOf, AreReadOutOfWhatUcxLogs) {
       devices_of("[1.5] [vm:1:0] ucp_worker.c:1763 UCX  INFO    ep_cfg[0]: rma_am(tcp/lo) am(tcp/lo) ka(tcp/lo)\n"
                  "[1.6] [vm:1:0] x UCX  INFO    ep_cfg[1]: tag(self/memory rc_mlx5/mlx5_0:1 tcp/eth0);\nother (a/b)\n"),
       "rc_mlx5/mlx5_0:1 tcp/eth0 tcp/lo");
+  // As UCX 1.15 to 1.22 write it.
+  EXPECT_EQ(devices_of("[1.5] [vm:1:0] ucp_worker.c:1991 UCX  INFO  cardea inter-node cfg#3 rma_am(tcp/eth0)  am(tcp/eth0)\n"
+                       "[1.6] [vm:1:0] ucp_worker.c:1991 UCX  INFO  cardea self cfg#0 rma(self/memory)\n"),
+            "tcp/eth0");
   EXPECT_EQ(devices_of("ep_cfg[0]: am(tcp/lo"), "");
   EXPECT_EQ(devices_of(""), "");
 }
@@ -88,19 +97,7 @@ TEST(Judge, NamesRanksOfOneHostThatShareNoMemoryUnlessTheyWereToldTo) {
 }
 
 TEST(MemberJson, ComesBackAsItWent) {
-  Member member = one(7, "host \"with\" marks", 4, 1.5);
-  member.node_id = "n";
-  Peer peer;
-  peer.rank = 2;
-  peer.host = "b";
-  peer.node = 1;
-  peer.path = "network";
-  peer.way = "ucx tcp/eth0";
-  peer.seconds = 1e-5;
-  peer.bytes_per_second = 3e9;
-  peer.error = "none";
-  member.peers = {peer};
-  member.findings = {{Severity::kWarning, "a.b", "what\nelse", "do"}};
+  const Member member = sample_member();
   const auto back = member_from_json(to_json(member));
   ASSERT_TRUE(back.ok()) << back.status().message();
   EXPECT_EQ(to_json(*back), to_json(member));
@@ -120,6 +117,25 @@ TEST(MemberJson, ComesBackAsItWent) {
   EXPECT_EQ(probe_line(*again), line);
   for (const char* const wrong : {"", "{}", "{\"ranks\": 1, \"members\": [1], \"findings\": \"\"}"})
     EXPECT_FALSE(probe_from_line(wrong).ok());
+}
+
+TEST(OwnJob, ReadsTheReportBehindMoreOutputThanItKeeps) {
+  namespace fs = std::filesystem;
+  const fs::path folder = fs::temp_directory_path() / ("cardea-own-job-" + std::to_string(getpid()));
+  fs::create_directory(folder);
+  Probe probe;
+  probe.ranks = 4;
+  probe.members = {sample_member()};
+  std::ofstream(folder / "report") << kMemberMark << probe_line(probe) << "\n";
+  std::ofstream(folder / "cardea-run") << "#!/bin/sh\nhead -c 20000000 /dev/zero | tr '\\0' 'x'\necho\ncat "
+                                       << folder / "report"
+                                       << "\n";
+  fs::permissions(folder / "cardea-run", fs::perms::owner_all);
+  const Probe read = own_job((folder / "cardea-doctor").string(), std::chrono::seconds(60));
+  fs::remove_all(folder);
+  EXPECT_EQ(read.ranks, 4u);
+  EXPECT_THAT(read.members, SizeIs(1));
+  EXPECT_THAT(read.findings, IsEmpty());
 }
 
 }  // namespace

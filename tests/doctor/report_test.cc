@@ -6,6 +6,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/doctor/sample.h"
+
 namespace cardea::doctor {
 namespace {
 
@@ -15,17 +17,7 @@ Report broken() {
   Report report;
   report.sections = {{"library", {{"cardea", "0.1.0"}, {"UCX", "1.13.1"}, {"", "tcp: lo"}}}};
   report.probed = "a job";
-  Member member;
-  member.host = "a";
-  Peer peer;
-  peer.rank = 1;
-  peer.host = "a-host-with-a-long-name";
-  peer.path = "network";
-  peer.way = "ucx tcp/eth0";
-  peer.seconds = 25e-6;
-  peer.bytes_per_second = 2.5e9;
-  member.peers = {peer, {.rank = 2, .error = "nothing came"}};
-  report.members = {member};
+  report.members = {sample_member()};
   report.findings = {{Severity::kNote, "a.note", "small", "nothing"}, {Severity::kError, "b.error", "large", "do this"}};
   return report;
 }

@@ -13,6 +13,7 @@ using Kind = Recorder::Event::Kind;
 constexpr std::uint64_t kChunk = 256 << 10;
 constexpr std::size_t kChunks = 16;
 constexpr Version kVersion = 3;
+constexpr unsigned kSilent = 2;  // number that ranks share
 
 ExpertLayout expert_of(Rank source) {
   return ExpertLayout::whole(source, 1, source, kVersion, 64, kChunk * kChunks);
@@ -72,15 +73,23 @@ class Pull {
   std::vector<Landing> landings_;
 };
 
+/// What a source does that answers nobody until `done`: it says so, for until then it may serve what has come meanwhile.
+bool be_silent_until(RankHarness& rank, const std::function<bool()>& done) {
+  rank.add(kSilent, 1);
+  return rank.stall_until(done);
+}
+void await_silence(RankHarness& rank) {
+  EXPECT_TRUE(rank.run_until([&] { return rank.get(kSilent) == 1; }));
+}
+
 TEST_P(TransportSuite, ChunksOfAKilledPeerFailOnceThenThePeerIsLostAndOthersGoOn) {
   const auto body = [](RankHarness& rank, Memory kind) {
     share_experts(rank, kind);
     if (rank.rank() == 2) {
-      rank.add(1, 1);  // it answers nothing from here on
-      EXPECT_TRUE(rank.stall_until([&] { return rank.get(0) == 2; }));
+      EXPECT_TRUE(be_silent_until(rank, [&] { return rank.get(0) == 2; }));
       rank.die();
     }
-    EXPECT_TRUE(rank.run_until([&] { return rank.get(1) == 1; }));
+    await_silence(rank);
     const Rank friendly = 1 - rank.rank();
     Pull lost(rank, 2), kept(rank, friendly);
     lost.start_all();
@@ -156,7 +165,7 @@ TEST_P(TransportSuite, DisconnectEndsTheChunksOfThatPeerAndIgnoresItsMessages) {
   run_for_each_memory(3, [](RankHarness& rank, Memory kind) {
     share_experts(rank, kind);
     if (rank.rank() == 2) {
-      EXPECT_TRUE(rank.stall_until([&] { return rank.get(0) == 1; }));
+      EXPECT_TRUE(be_silent_until(rank, [&] { return rank.get(0) == 1; }));
       rank.transport().send(0, Bytes(10));
       rank.transport().send(1, Bytes(10));
       EXPECT_EQ(rank.next_message(1).size(), 20u);
@@ -167,6 +176,7 @@ TEST_P(TransportSuite, DisconnectEndsTheChunksOfThatPeerAndIgnoresItsMessages) {
       EXPECT_EQ(rank.next_message(0).size(), 30u);
       EXPECT_TRUE(rank.seen().losses().empty());
     } else {
+      await_silence(rank);
       Pull pull(rank, 2), other(rank, 1);
       pull.start_all();
       other.start_all();
@@ -203,12 +213,13 @@ TEST_P(TransportSuite, CloseCompletesEachChunkInFlightOnceAndThenIsSilent) {
     share_experts(rank, kind);
     if (rank.rank() == 1) {
       // Answers too late, to nobody.
-      EXPECT_TRUE(rank.stall_until([&] { return rank.get(0) == 1; }));
+      EXPECT_TRUE(be_silent_until(rank, [&] { return rank.get(0) == 1; }));
       rank.run_for(std::chrono::milliseconds(50));
       EXPECT_TRUE(rank.run_until([&] { return rank.seen().open_leases() == 0; }));
       rank.add(1, 1);
       return;
     }
+    await_silence(rank);
     Pull pull(rank, 1);
     pull.start_all();
     EXPECT_TRUE(rank.close());

@@ -106,6 +106,7 @@ struct Send {
   std::optional<std::uint64_t> lease;
   std::uint64_t bytes = 0;
   bool by_stream = false;
+  bool ended = false;     // with its endpoint; only UCX has not said so yet (send.cc)
   std::size_t place = 0;  // of a chunk: among those streaming when it was posted, from 1
   Clock::time_point posted{};
   std::list<Send>::iterator self;

@@ -69,21 +69,46 @@ void UcxTransport::post(Peer& peer, Send out, bool rendezvous) {
 void UcxTransport::sent(Send& send, ucs_status_t status) {
   Peer& peer = *send.peer;
   if (send.lease) {
-    if (peer.serving > 0) --peer.serving;
-    --peer.streaming;
     peer.pace.sent(Clock::now() - send.posted, send.place);
-    const std::uint64_t bytes = status == UCS_OK ? send.bytes : 0;
-    queue([this, &peer, lease = *send.lease, bytes] {
-      listener_.give_back(lease, bytes);
-      answer_next(peer);
-    });
+    end_lease(send, status == UCS_OK ? send.bytes : 0);
   }
   const bool by_stream = send.by_stream;
+  const bool ended = send.ended;
   sends_.erase(send.self);
   streamed_ += by_stream && status == UCS_OK;
-  if (status == UCS_OK) return;
+  if (status == UCS_OK || ended) return;
   if (by_stream) return chunk_lost_with_stream(peer, status);
   condemn(peer, ucx_error(status, "ucp_am_send_nbx"));
+}
+
+void UcxTransport::end_lease(Send& send, std::uint64_t bytes) {
+  Peer& peer = *send.peer;
+  if (peer.serving > 0) --peer.serving;
+  --peer.streaming;
+  queue([this, &peer, lease = *send.lease, bytes] {
+    listener_.give_back(lease, bytes);
+    answer_next(peer);
+  });
+  send.lease.reset();
+}
+
+// Their endpoint is closed, so that UCX does not read them any more, and has completed them: but since 1.16 it completes
+// what waits for the other end of a rendezvous only when the memory's registration has gone, and that may be when it
+// registers something else, much later.
+void UcxTransport::end_sends(Peer& peer, bool by_stream) {
+  bool chunk = false;
+  for (Send& send : sends_) {
+    if (send.peer != &peer || send.by_stream != by_stream || send.ended) continue;
+    send.ended = true;
+    if (!send.lease) continue;
+    end_lease(send, 0);
+    chunk = true;
+  }
+  if (by_stream && chunk) chunk_lost_with_stream(peer, UCS_ERR_CONNECTION_RESET);
+}
+
+bool UcxTransport::sending() const {
+  return std::any_of(sends_.begin(), sends_.end(), [](const Send& send) { return !send.ended; });
 }
 
 void UcxTransport::answer_next(Peer& peer) {

@@ -218,14 +218,22 @@ void UcxTransport::close_stream(Stream& stream) {
     auto& closed = *static_cast<Stream*>(arg);
     closed.closing = false;
     ucp_request_free(request);
+    closed.peer->owner->stream_closed(closed);
     closed.peer->owner->settle(*closed.peer);
     closed.peer->owner->worker_->kick();
   };
   param.user_data = &stream;
   stream.closing = true;
   const ucs_status_ptr_t request = ucp_ep_close_nbx(std::exchange(stream.endpoint, nullptr), &param);
-  if (!UCS_PTR_IS_PTR(request)) stream.closing = false;
+  if (!UCS_PTR_IS_PTR(request)) {
+    stream.closing = false;
+    stream_closed(stream);
+  }
   worker_->kick();
+}
+
+void UcxTransport::stream_closed(Stream& stream) {
+  if (&stream == &stream.peer->outbound_stream) end_sends(*stream.peer, true);
 }
 
 }  // namespace cardea::transport::ucx

@@ -191,6 +191,7 @@ void UcxTransport::close_endpoint(Peer& peer) {
     auto& closed = *static_cast<Peer*>(arg);
     closed.endpoint_closing = false;
     ucp_request_free(request);
+    closed.owner->end_sends(closed, false);
     closed.owner->settle(closed);
     closed.owner->worker_->kick();
   };
@@ -202,7 +203,10 @@ void UcxTransport::close_endpoint(Peer& peer) {
     log::print(log::Level::kWarn, who_, "ucx", "closing the endpoint to rank {}: {}", peer.rank,
                ucs_status_string(UCS_PTR_STATUS(request)));
   }
-  if (!UCS_PTR_IS_PTR(request)) peer.endpoint_closing = false;
+  if (!UCS_PTR_IS_PTR(request)) {
+    peer.endpoint_closing = false;
+    end_sends(peer, false);
+  }
   worker_->kick();
 }
 
@@ -259,12 +263,12 @@ void UcxTransport::arm_timer(Nanoseconds after) {
 void UcxTransport::advance_close() {
   if (phase_ == Phase::kFlushing) {
     const bool flushing = std::any_of(peers_.begin(), peers_.end(), [](const auto& entry) { return entry.second.flushing; });
-    if (!overdue_ && (flushing || !sends_.empty() || !pulls_.empty())) return;
+    if (!overdue_ && (flushing || sending() || !pulls_.empty())) return;
     begin_draining();
   }
   if (phase_ != Phase::kDraining) return;
   const bool closing = std::any_of(peers_.begin(), peers_.end(), [](const auto& entry) { return entry.second.closing(); });
-  if (!overdue_ && (closing || !sends_.empty() || !pulls_.empty())) return;
+  if (!overdue_ && (closing || sending() || !pulls_.empty())) return;
   timer_.cancel();
   destroy();
   while (!pulls_.empty()) finish(*pulls_.begin()->second, Status(CARDEA_ERR_CANCELED, "the transport was closed"));

@@ -85,6 +85,9 @@ class UcxTransport final : public Transport {
   // send.cc
   void post(Peer& peer, Send send, bool rendezvous);
   void sent(Send& send, ucs_status_t status);
+  void end_lease(Send& send, std::uint64_t bytes);
+  void end_sends(Peer& peer, bool by_stream);
+  bool sending() const;
 
   // receive.cc
   ucs_status_t receive(ByteView header, void* data, std::size_t length, bool rendezvous);
@@ -116,6 +119,7 @@ class UcxTransport final : public Transport {
   /// Runs `then` unless the peer is lost, or the transport closed, before that.
   void after_grace(Stream& stream, std::function<void()> then);
   void close_stream(Stream& stream);
+  void stream_closed(Stream& stream);
 
   // pull.cc
   void ask(Pull& pull);

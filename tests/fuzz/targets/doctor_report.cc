@@ -3,6 +3,7 @@
 #include "lib/doctor/own_job.h"
 #include "lib/doctor/probe.h"
 #include "lib/doctor/report.h"
+#include "tests/doctor/sample.h"
 #include "tests/fuzz/targets.h"
 
 namespace cardea::fuzz {
@@ -34,21 +35,7 @@ bool run(ByteView input) {
 }
 
 std::vector<Seed> seeds() {
-  Member member;
-  member.rank = 3;
-  member.host = "host";
-  member.node_id = "n";
-  member.node = 2;
-  member.wall_ns = 1'700'000'000'000'000'000;
-  Peer peer;
-  peer.rank = 1;
-  peer.host = "other";
-  peer.path = "network";
-  peer.way = "ucx tcp/eth0";
-  peer.seconds = 1e-5;
-  peer.bytes_per_second = 3e9;
-  member.peers = {peer};
-  member.findings = {{Severity::kWarning, "limits.descriptors", "few", "more"}};
+  const Member member = sample_member();
   Probe probe;
   probe.ranks = 2;
   probe.members = {member};

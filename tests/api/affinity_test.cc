@@ -21,7 +21,7 @@ topology::Machine machine(const std::string& name) {
 
 /// Every RDMA device has its first port up.
 std::optional<topology::NicPort> all_up(const std::string& device) {
-  if (device.rfind("mlx5_", 0) != 0) return std::nullopt;
+  if (device.rfind("mlx5_", 0) != 0 || device == "mlx5_9") return std::nullopt;
   return topology::NicPort{device + ":1", true};
 }
 

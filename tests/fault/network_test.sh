@@ -38,10 +38,12 @@ eventually() {
 }
 count_is() { (($(output "$2" | wc -l) >= $1)); }
 
-# start SECONDS BYTES: the job, until all three ranks fetch. $debug, $cluster_options: what they say, and of their hosts.
+# start SECONDS BYTES: the job, until all three ranks fetch. $debug, $cluster_options: what they say, and of their hosts;
+# $before: what each does before.
 start() {
   export CARDEA_LIVENESS_LIMIT=${limit-2000} CARDEA_CHUNK_BYTES=65536 CARDEA_DEBUG=${debug-ERROR}
-  "$cluster" --hosts 3 ${cluster_options-} --timeout 240 -- "$peer" "$1" "$2" >"$work/output" 2>&1 &
+  # shellcheck disable=SC2016,SC2086
+  "$cluster" --hosts 3 ${cluster_options-} --timeout 240 -- sh -c "${before-true}"' && exec "$0" "$@"' "$peer" "$1" "$2" >"$work/output" 2>&1 &
   pid=$!
   eventually 120 count_is 3 ': fetching$'
 }
@@ -93,6 +95,10 @@ heal() { ip -n "cardea-$pid-switch" link set "port$1" up; }
 is_cut() { ip -n "cardea-$pid-switch" link show "port$1" | grep -q 'state DOWN'; }
 # carried HOST NIC rx|tx: bytes that the kernel has counted
 carried() { ip netns exec "cardea-$pid-$1" cat "/sys/class/net/$2/statistics/$3_bytes"; }
+# carried_at_the_end HOST NIC COLUMN: from the cluster's table, in bytes: 1 sent, 2 received
+carried_at_the_end() {
+  awk -v host="cardea-host$1" -v nic="$2" -v column="$3" '$1 == host && $2 == nic {printf "%d", $(2 + column) * 1e6}' "$work/output"
+}
 has_carried() { (($(carried "$1" "$2" "$3") >= $4)); }
 nobody_was_lost() {
   expect_not ': error '
@@ -177,10 +183,10 @@ case $case in
         eventually 30 has_carried "$host" "eth$nic" tx 3000000
       done
     done
-    before=$(carried 1 eth1 rx)
-    others=$(carried 0 eth1 rx)
     ip -n "cardea-$pid-1" link set eth1 down
     ip -n "cardea-$pid-1" link show eth1 | grep -q 'state DOWN' || fail "the NIC is not down"
+    before=$(carried 1 eth1 rx)
+    others=$(carried 0 eth1 rx)
     rest=$(carried 1 eth0 rx)
     eventually 30 has_carried 1 eth0 rx $((rest + 10000000))
     (($(carried 1 eth1 rx) - before < 200000)) || fail "the NIC that is down still carries something"
@@ -201,6 +207,7 @@ case $case in
     # Its port leaves the bridge, and keeps its carrier.
     ip -n "cardea-$pid-switch" link set port1.1 nomaster
     ip -n "cardea-$pid-1" link show eth1 | grep -q 'state UP' || fail "the NIC is not up"
+    sleep 0.2  # what was in its queue
     before=$(carried 1 eth1 rx)
     rest=$(carried 1 eth0 rx)
     eventually 30 count_is 1 'cardea\[[0-2]\] WARN ucx: NIC eth1 carries no more chunks .*: nothing came by it for '
@@ -210,6 +217,21 @@ case $case in
     nobody_was_lost
     count_is 3 ', last round with 2 peers' || fail "a rank went without another"
     expect_not 'WARN ucx: NIC eth0'
+    ;;
+  nic_never_reached)  # from the beginning nothing comes back from one of a host's NICs; nobody waits in a connect for it
+    debug=WARN cluster_options='--nics 2 --gbit 0.2'
+    export CARDEA_AFFINITY=nic=eth0,eth1
+    # shellcheck disable=SC2016
+    before='{ test "$CARDEA_RANK" != 1 || ip route del 10.77.1.0/24 dev eth1; }'
+    start 12 1048576
+    [[ -z $(ip -n "cardea-$pid-1" route show dev eth1) ]] || fail "the NIC has a way back"
+    eventually 30 has_carried 0 eth1 rx 3000000  # the others use theirs
+    ends
+    nobody_was_lost
+    count_is 3 ', last round with 2 peers' || fail "a rank went without another"
+    expect 'WARN ucx: NIC eth1 carries no more chunks '
+    expect_not 'WARN ucx: NIC eth0'
+    (($(carried_at_the_end 1 eth1 2) < 200000)) || fail "host 1 received by the NIC"
     ;;
   partition)  # for good: two ranks go on without the third, which finds itself expelled
     start 12 1048576

@@ -38,6 +38,8 @@ Result<std::unique_ptr<Transport>> Rails::make(boost::asio::io_context& io, List
     rail->name = device.empty() ? "of UCX's choice" : device;
     UcxOptions own = options;
     own.device = device;
+    // A connection to a NIC that does not answer is waited for by the kernel, for minutes; not by the engine.
+    if (devices.size() > 1) own.defaults.emplace_back("TCP_CONN_NB", "y");
     auto made = UcxTransport::make(io, *rail, own);
     if (!made.ok()) return made.status().within(device.empty() ? "UCX" : "NIC " + device);
     rail->transport.reset(static_cast<UcxTransport*>(made->release()));

@@ -35,6 +35,15 @@ Status enough_descriptors() {
   return {};
 }
 
+// What a program sets of a transport's own is known by its name alone up to UCX 1.13 (CONN_NB), and as in the environment
+// since (TCP_CONN_NB).
+std::string key_of(const std::string& name) {
+  constexpr std::string_view kTcp = "TCP_";
+  unsigned major = 0, minor = 0, release = 0;
+  ucp_get_version(&major, &minor, &release);
+  return major == 1 && minor <= 13 && name.starts_with(kTcp) ? name.substr(kTcp.size()) : name;
+}
+
 bool readable(int fd) {
   pollfd entry{fd, POLLIN, 0};
   return ::poll(&entry, 1, 0) > 0;
@@ -71,7 +80,7 @@ Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
   if (!options.device.empty()) defaults.emplace_back("NET_DEVICES", options.device);
   for (const auto& [name, value] : defaults) {
     if (std::getenv(("UCX_" + name).c_str()) != nullptr) continue;
-    if (const auto status = ucp_config_modify(raw, name.c_str(), value.c_str()); status != UCS_OK) {
+    if (const auto status = ucp_config_modify(raw, key_of(name).c_str(), value.c_str()); status != UCS_OK) {
       return Status::error(CARDEA_ERR_CONFIGURATION, "UCX setting {}={}: {}", name, value, ucs_status_string(status));
     }
   }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Experts from one GPU of this machine to another, by Cardea and by what it is compared with, in one table: a bare loop of
 // the same copies over CUDA IPC (the limit), one batch of them, a copy kernel, NCCL's send and receive called directly (also
-// with NCCL_P2P_USE_CUDA_MEMCPY=1), and cudaMemcpyPeerAsync. One way, and both ways at once.
+// with NCCL_P2P_USE_CUDA_MEMCPY=1), and cudaMemcpyPeerAsync. One way, and both ways at once; each transfer waited for, and
+// in a loop of transfers that are queued one after the other and waited for at its end.
 //
 // Two processes, one for each GPU. Every way runs in two fresh processes of its own, so that none has contexts or buffers of
 // another beside it. A row's time goes from the first call to the moment when the receiver's host knows that all bytes have
@@ -40,7 +41,9 @@ struct Settings {
 
 struct Row {
   double p50 = 0, p99 = 0, host = 0;  // seconds, one way
+  double loop = 0;                    // seconds for each of a loop, one way
   double both = 0;                    // seconds, both ways, the slower rank's median
+  double both_loop = 0;               // likewise of a loop
   std::uint64_t wrong = 0;
 };
 
@@ -70,14 +73,17 @@ Row measure(Mover& mover, Link& link, const Settings& settings, const Load& load
   const bool receiver = link.rank() == 1;
   const unsigned count = iterations(settings, load);
   std::vector<double> times, hosts;
-  unsigned half = 0;
-  const auto transfer = [&](bool both, bool keep) {
-    half = 1 - half;
-    const auto start = Clock::now();
+  unsigned part = 0;
+  const auto queue = [&](bool both) {
+    part = (part + 1) % kParts;
     if (receiver || both)
-      mover.receive(half, both);
+      mover.receive(part, both);
     else
-      mover.serve(half);
+      mover.serve(part);
+  };
+  const auto transfer = [&](bool both, bool keep) {
+    const auto start = Clock::now();
+    queue(both);
     const auto queued = Clock::now();
     if (!receiver && !both && keep) return;  // a sender runs ahead of its receiver
     mover.finish();
@@ -89,7 +95,7 @@ Row measure(Mover& mover, Link& link, const Settings& settings, const Load& load
     if (receiver || both) mover.poison();
     link.meet();
     transfer(both, false);
-    if (receiver || both) row.wrong += mover.wrong(half);
+    if (receiver || both) row.wrong += mover.wrong(part);
     link.meet();
   };
   for (const bool both : {false, true}) {
@@ -101,11 +107,18 @@ Row measure(Mover& mover, Link& link, const Settings& settings, const Load& load
     for (unsigned i = 0; i < count; ++i) transfer(both, true);
     mover.finish();
     link.meet();
+    const auto start = Clock::now();
+    for (unsigned i = 0; i < count; ++i) queue(both);
+    mover.finish();
+    const double loop = std::chrono::duration<double>(Clock::now() - start).count() / count;
+    link.meet();
     if (times.empty()) {
       // sent only
     } else if (both) {
       row.both = percentile(times, 0.5);
+      row.both_loop = loop;
     } else {
+      row.loop = loop;
       row.p50 = percentile(times, 0.5);
       row.p99 = percentile(times, 0.99);
       row.host = percentile(hosts, 0.5);
@@ -114,6 +127,7 @@ Row measure(Mover& mover, Link& link, const Settings& settings, const Load& load
   }
   const Row other = link.swap(row);
   row.both = std::max(row.both, other.both);
+  row.both_loop = std::max(row.both_loop, other.both_loop);
   row.wrong += other.wrong;
   return row;
 }
@@ -180,11 +194,22 @@ void print(const Load& load, const std::map<std::string, Row>& rows, const Setti
     const auto found = rows.find(way);
     if (found == rows.end()) continue;
     const Row& row = found->second;
-    std::printf("%12zu %8u %5u %-12s %10.1f %10.1f %8.2f %8.1f", load.bytes, load.experts, load.segments, way.c_str(),
-                row.p50 * 1e6, row.p99 * 1e6, row.host * 1e6 / load.experts, total / row.p50 / 1e9);
-    limit != rows.end() ? std::printf(" %8.2f", limit->second.p50 / row.p50) : std::printf(" %8s", "-");
-    std::printf(" | %10.1f %8.1f", row.both * 1e6, total / row.both / 1e9);
-    limit != rows.end() ? std::printf(" %8.2f", limit->second.both / row.both) : std::printf(" %8s", "-");
+    const auto rate = [&](double seconds) { return total / seconds / 1e9; };
+    const auto of_limit = [&](double Row::*what) {
+      if (limit != rows.end())
+        std::printf(" %8.3f", limit->second.*what / (row.*what));
+      else
+        std::printf(" %8s", "-");
+    };
+    std::printf("%12zu %8u %5u %-12s %10.1f %10.1f %8.2f", load.bytes, load.experts, load.segments, way.c_str(),
+                row.p50 * 1e6, row.p99 * 1e6, row.host * 1e6 / load.experts);
+    of_limit(&Row::p50);
+    std::printf(" %10.1f %7.1f", row.loop * 1e6, rate(row.loop));
+    of_limit(&Row::loop);
+    std::printf(" | %10.1f", row.both * 1e6);
+    of_limit(&Row::both);
+    std::printf(" %10.1f %7.1f", row.both_loop * 1e6, rate(row.both_loop));
+    of_limit(&Row::both_loop);
     std::printf(" | %8llu\n", static_cast<unsigned long long>(row.wrong));
   }
 }
@@ -201,6 +226,8 @@ void write_json(const Settings& settings, const std::vector<Load>& all,
                       {"seconds_p50", row.p50},
                       {"seconds_p99", row.p99},
                       {"host_seconds", row.host},
+                      {"loop_seconds", row.loop},
+                      {"both_ways_loop_seconds", row.both_loop},
                       {"both_ways_seconds_p50", row.both},
                       {"wrong", row.wrong}});
   std::ofstream(settings.json) << nlohmann::json{{"rows", rows}}.dump(1) << "\n";
@@ -215,12 +242,15 @@ int run(const Settings& settings) {
     failed |= rows.size() != all.size();
     for (std::size_t i = 0; i < rows.size(); ++i) table[i][way] = rows[i];
   }
-  std::printf("GPU to GPU, two processes; medians; algbw each way; \"of limit\": of %s, a bare loop of the same copies\n\n",
-              kLimit);
-  std::printf("%12s %8s %5s %-12s %10s %10s %8s %8s %8s | %10s %8s %8s | %8s\n", "expert", "experts", "segs", "way",
-              "one way", "p99", "host", "algbw", "of limit", "both ways", "algbw", "of limit", "#wrong");
-  std::printf("%12s %8s %5s %-12s %10s %10s %8s %8s %8s | %10s %8s %8s | %8s\n", "bytes", "", "", "", "us", "us", "us/exp.",
-              "GB/s", "", "us", "GB/s", "", "bytes");
+  std::printf(
+      "GPU to GPU, two processes. Alone: medians of transfers that are waited for, one by one; loop: of many that are\n"
+      "queued, each; GB/s each way. \"of limit\": of %s, the same copies by hand, waited for or looped alike\n\n",
+      kLimit);
+  std::printf("%12s %8s %5s %-12s %10s %10s %8s %8s %10s %7s %8s | %10s %8s %10s %7s %8s | %8s\n", "expert", "experts",
+              "segs", "one way:", "alone", "p99", "host", "of limit", "loop", "GB/s", "of limit", "both alone", "of limit",
+              "loop", "GB/s", "of limit", "#wrong");
+  std::printf("%12s %8s %5s %-12s %10s %10s %8s %8s %10s %7s %8s | %10s %8s %10s %7s %8s | %8s\n", "bytes", "", "", "", "us",
+              "us", "us/exp.", "", "us", "", "", "us", "", "us", "", "", "bytes");
   std::uint64_t wrong = 0;
   for (std::size_t i = 0; i < all.size(); ++i) {
     print(all[i], table[i], settings);

@@ -62,7 +62,8 @@ struct FetchObject {
   cuda::Stream stream = nullptr;
   bool callback_posted = false;
   bool told_done = false;
-  std::uint32_t waiters = 0;  // threads inside cardea_next or cardea_wait
+  std::uint64_t nvtx_range = 0;  // until nothing of it is outstanding
+  std::uint32_t waiters = 0;     // threads inside cardea_next or cardea_wait
 };
 
 class Context final : public engine::Observer, public std::enable_shared_from_this<Context> {
@@ -167,7 +168,9 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   Status form(bootstrap::Exchange& exchange, Clock::time_point deadline);
   Status start_recording(const shm::Membership& membership);
   void make_node_cache(const shm::Membership& membership, Clock::time_point deadline);
-  Status connect_ucx(bootstrap::Exchange& exchange, const Status& mine, Clock::time_point deadline);
+  /// By which number the node's ranks count the NIC of each of `rails`; none without other nodes.
+  Result<std::vector<std::uint32_t>> connect_ucx(bootstrap::Exchange& exchange, const Status& mine,
+                                                 const std::vector<std::string>& rails, Clock::time_point deadline);
   void raise_event();
   void run_callback(core::FetchNumber fetch);
 

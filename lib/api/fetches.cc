@@ -6,6 +6,7 @@
 #include "lib/api/last_error.h"
 #include "lib/api/object.h"
 #include "lib/api/structs.h"
+#include "lib/telemetry/nvtx.h"
 
 using cardea::Clock;
 using cardea::Nanoseconds;
@@ -77,6 +78,8 @@ cardea_status_t submit(cardea_layer_t layer, const cardea_fetch_desc_t* desc, ca
       in.fetches.objects.emplace(*number, FetchObject{object_of(layer.id), spec->wants_views, given->on_ready, given->user,
                                                       static_cast<cardea::cuda::Stream>(given->stream)});
       ++object.fetches;
+      in.fetches.find(*number)->nvtx_range =
+          cardea::telemetry::nvtx_begin(spec->wants_views ? "fetch in progress" : "prefetch in progress", *number);
       const core::FetchCounts counts = in.runtime().core().counts(*number);
       if (counts.ready + counts.failed != 0 || counts.parked + counts.starved + counts.moving == 0)
         in.tell_callback(*number);
@@ -166,29 +169,42 @@ void release_all(const std::vector<std::uint64_t>& ids, Note note) {
   Context& in = **context;
   // Without it the next expert could overwrite what is still being read: the views stay.
   if (const Status status = let_streams_read(in, ids); !status.ok()) return note(status);
-  const engine::Runtime::CallerIssues issues(in.runtime(), !in.on_engine_thread());
-  const auto held = in.lock();
+  std::vector<core::ViewNumber> views;  // of the same context, all of them
   for (const std::uint64_t id : ids) {
-    Result<std::shared_ptr<Context>> same = context_for(id, Kind::kView);
-    Status status = same.status();
-    if (status.ok()) status = in.runtime().release(object_of(id)).within("view handle");
-    note(status.ok() ? in.aborted() : status);
+    if (kind_of(id) == Kind::kView) {
+      views.push_back(object_of(id));
+    } else {
+      note(context_for(id, Kind::kView).status());
+    }
   }
+  std::vector<engine::Runtime::TableNote> notes;
+  {
+    const engine::Runtime::CallerIssues issues(in.runtime(), !in.on_engine_thread());
+    const auto held = in.lock();
+    std::vector<Status> outcomes;
+    in.runtime().release(views, outcomes);
+    for (const Status& status : outcomes) note(status.ok() ? in.aborted() : status.within("view handle"));
+    notes = in.runtime().take_table_notes();
+  }
+  note(in.runtime().write_tables(std::move(notes), !in.on_engine_thread()));
 }
 
 }  // namespace
 
 cardea_status_t cardea_fetch(cardea_layer_t layer, const cardea_fetch_desc_t* desc, cardea_fetch_t* fetch) CARDEA_NOEXCEPT {
+  const cardea::telemetry::NvtxRange range("fetch", object_of(layer.id));
   return submit(layer, desc, fetch, core::Class::kDemand);
 }
 
 cardea_status_t cardea_prefetch(cardea_layer_t layer, const cardea_fetch_desc_t* desc,
                                 cardea_fetch_t* fetch) CARDEA_NOEXCEPT {
+  const cardea::telemetry::NvtxRange range("prefetch", object_of(layer.id));
   return submit(layer, desc, fetch, core::Class::kPrefetch);
 }
 
 cardea_status_t cardea_next(cardea_fetch_t fetch, cardea_view_t* views, uint32_t max, uint32_t* count,
                             uint64_t timeout) CARDEA_NOEXCEPT {
+  const cardea::telemetry::NvtxRange range("next", object_of(fetch.id));
   if (count != nullptr) *count = 0;
   return with_fetch(fetch, [&](Context& in, auto& held, FetchObject& object) -> Status {
     if (count == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "count is null");
@@ -216,13 +232,18 @@ cardea_status_t cardea_next(cardea_fetch_t fetch, cardea_view_t* views, uint32_t
                            "layer {}: of {} experts {} wait for their version, {} for a slot, {} are moving",
                            layer->layer_id, counts.experts, counts.parked, counts.starved, counts.moving);
     });
-    if (slots.empty()) return status;
+    std::vector<engine::Runtime::TableNote> notes = in.runtime().take_table_notes();
+    if (slots.empty() && notes.empty()) return status;
     held.unlock();
-    return in.runtime().copier()->wait_on(stream, slots);
+    const Status waits = slots.empty() ? Status() : in.runtime().copier()->wait_on(stream, slots);
+    const Status written = in.runtime().write_tables(std::move(notes), !in.on_engine_thread());
+    if (!waits.ok()) return waits;
+    return written.ok() ? status : written;
   });
 }
 
 cardea_status_t cardea_wait(cardea_fetch_t fetch, uint64_t timeout) CARDEA_NOEXCEPT {
+  const cardea::telemetry::NvtxRange range("wait", object_of(fetch.id));
   return with_fetch(fetch, [&](Context& in, auto& held, FetchObject&) -> Status {
     const core::FetchNumber number = object_of(fetch.id);
     return wait_on(in, held, number, timeout, [&]() -> Status {
@@ -262,6 +283,7 @@ cardea_status_t cardea_cancel(cardea_fetch_t fetch) CARDEA_NOEXCEPT {
 cardea_status_t cardea_fetch_destroy(cardea_fetch_t fetch) CARDEA_NOEXCEPT {
   return with_fetch(fetch, [&](Context& in, auto&, FetchObject& object) -> Status {
     const ObjectNumber layer = object.layer;
+    cardea::telemetry::nvtx_end(object.nvtx_range);
     in.fetches.objects.erase(object_of(fetch.id));  // first, so that no callback is arranged any more
     in.runtime().destroy_fetch(object_of(fetch.id));
     --in.layers.find(layer)->fetches;
@@ -271,6 +293,7 @@ cardea_status_t cardea_fetch_destroy(cardea_fetch_t fetch) CARDEA_NOEXCEPT {
 }
 
 cardea_status_t cardea_release(const cardea_view_t* views, uint32_t count) CARDEA_NOEXCEPT {
+  const cardea::telemetry::NvtxRange range("release", count);
   return guarded([&]() -> Status {
     if (views == nullptr && count != 0) return Status(CARDEA_ERR_INVALID_ARGUMENT, "views is null");
     if (count != 0) {

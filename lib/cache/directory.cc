@@ -15,6 +15,7 @@ constexpr std::uint64_t kMaxChunk = std::uint64_t{1} << 32;
 constexpr std::uint64_t kMaxCapacity = std::uint64_t{1} << 44;
 constexpr std::uint32_t kTargetBlocks = 65536;
 constexpr std::uint32_t kMaxEntries = 8192;
+constexpr std::uint32_t kEntriesPerBlock = 4;  // for those that lie in slots take no block
 
 std::uint64_t up_to(std::uint64_t bytes, std::uint64_t multiple) {
   return (bytes + multiple - 1) / multiple * multiple;
@@ -46,7 +47,7 @@ std::uint64_t layout_hash() {
   for (const std::uint64_t value :
        {sizeof(Header), sizeof(Entry), sizeof(Nic), offsetof(Header, lock), offsetof(Header, tick), offsetof(Header, nics),
         offsetof(Entry, group), offsetof(Entry, version), offsetof(Entry, first_block), offsetof(Entry, pins),
-        offsetof(Entry, last_used), offsetof(Entry, pullers)}) {
+        offsetof(Entry, last_used), offsetof(Entry, pullers), offsetof(Entry, places)}) {
     hash = (hash ^ value) * 0x100000001b3;
   }
   return hash;
@@ -68,7 +69,8 @@ Result<Shape> Shape::of(std::uint64_t capacity, std::uint64_t chunk_bytes) {
   shape.block_bytes = std::max(kPage, std::bit_ceil((capacity + kTargetBlocks - 1) / kTargetBlocks));
   shape.blocks = static_cast<std::uint32_t>(capacity / shape.block_bytes);
   shape.capacity = shape.blocks * shape.block_bytes;
-  shape.entries = std::min(shape.blocks, kMaxEntries);
+  shape.entries =
+      static_cast<std::uint32_t>(std::min<std::uint64_t>(std::uint64_t{shape.blocks} * kEntriesPerBlock, kMaxEntries));
   // An entry of b bytes has ceil(b / chunk) chunks and ceil(b / block) blocks.
   shape.words_per_block =
       static_cast<std::uint32_t>(std::max<std::uint64_t>(1, up_to(shape.block_bytes, chunk_bytes) / chunk_bytes));
@@ -135,6 +137,11 @@ std::uint32_t Directory::used_blocks() const {
   return static_cast<std::uint32_t>(std::min<std::uint64_t>(header_->used_blocks.load(), shape_.blocks));
 }
 
+bool Directory::placed(const Entry& entry) {
+  return std::any_of(std::begin(entry.places), std::end(entry.places),
+                     [](const auto& place) { return copy_state_of(place.load()) == CopyState::kInSlot; });
+}
+
 std::uint32_t& Directory::bucket_of(const Entry& entry) const {
   std::uint64_t hash = entry.group ^ entry.version * 0x9E3779B97F4A7C15;
   hash = (hash ^ (std::uint64_t{entry.layer} << 32 | entry.expert)) * 0xD6E8FEB86659FD93;
@@ -151,7 +158,7 @@ EntryIndex Directory::find(const Key& key) const {
   for (std::uint32_t steps = 0; at < shape_.entries && steps < shape_.entries; ++steps) {
     const Entry& entry = entries_[at];
     if (entry.group == wanted.group && entry.layer == wanted.layer && entry.expert == wanted.expert &&
-        entry.version == wanted.version && entry.state.load() == Entry::kLive) {
+        entry.version == wanted.version && entry.state.load() != Entry::kEmpty) {
       return at;
     }
     at = once(entry.next);
@@ -202,26 +209,48 @@ bool Directory::overlaps(const Extent& extent) const {
   return false;
 }
 
-void Directory::link(EntryIndex index, const Extent& extent) {
+void Directory::link(EntryIndex index) {
   Entry& entry = entries_[index];
   header_->used_entries = std::max(used_entries(), index + 1);
-  entry.state.store(Entry::kLive);
   std::uint32_t& bucket = bucket_of(entry);
   entry.next = bucket;
   bucket = index;
+}
+
+void Directory::occupy(const Extent& extent) {
   mark(extent, true);
   header_->used_blocks += extent.blocks;
 }
 
 void Directory::insert(EntryIndex index) {
-  if (const auto made = extent(entries_[index])) link(index, *made);
+  const auto made = extent(entries_[index]);
+  if (!made) return;
+  entries_[index].state.store(Entry::kLive);
+  link(index);
+  occupy(*made);
+}
+
+void Directory::let_payload_go(EntryIndex index) {
+  Entry& entry = entries_[index];
+  const auto held = extent(entry);
+  entry.state.store(Entry::kInSlots);
+  if (!held || used_blocks() < held->blocks) return repair();
+  mark(*held, false);
+  header_->used_blocks -= held->blocks;
+}
+
+void Directory::give_payload(EntryIndex index) {
+  const auto made = extent(entries_[index]);
+  if (!made) return;
+  entries_[index].state.store(Entry::kLive);
+  occupy(*made);
 }
 
 void Directory::erase(EntryIndex index) {
   Entry& entry = entries_[index];
-  entry.state.store(Entry::kEmpty);
+  const bool has_payload = entry.state.exchange(Entry::kEmpty) != Entry::kInSlots;
   const auto held = extent(entry);
-  if (!held || used_blocks() < held->blocks) return repair();
+  if (has_payload && (!held || used_blocks() < held->blocks)) return repair();
   std::uint32_t* link = &bucket_of(entry);
   for (std::uint32_t steps = 0; steps < shape_.entries; ++steps) {
     const EntryIndex at = once(*link);
@@ -232,6 +261,7 @@ void Directory::erase(EntryIndex index) {
     }
     link = &entries_[at].next;
   }
+  if (!has_payload) return;
   mark(*held, false);
   header_->used_blocks -= held->blocks;
 }
@@ -259,10 +289,13 @@ void Directory::repair() {
       const std::uint32_t state = entry.state.load();
       if (state == Entry::kEmpty || (entry.pins.load() != 0) != pinned) continue;
       const auto held = extent(entry);
-      if (state != Entry::kLive || !held || overlaps(*held)) {
-        entry.state.store(Entry::kEmpty);
+      if (state == Entry::kInSlots && (pinned || placed(entry))) {
+        link(i);
+      } else if (state == Entry::kLive && held && !overlaps(*held)) {
+        link(i);
+        occupy(*held);
       } else {
-        link(i, *held);
+        entry.state.store(Entry::kEmpty);
       }
     }
   }

@@ -4,13 +4,17 @@
 //
 //   header │ entries │ buckets │ block map │ chunk words │ payload, in blocks
 //
-// An entry holds one expert, packed, in neighbouring blocks:
+// An entry holds one expert, packed, in neighbouring blocks of the payload, or lies in ranks' slots alone:
 //
 //   empty ── inserted, under the lock ──► live ── nobody pins it, and its room is needed or its version retired ──► empty
+//                                         │  ▲                                                                        ▲
+//            its room is needed, and some │  │ somebody wants it who                                                  │
+//            rank has all of it in a slot ▼  │ cannot pull from there                                                 │
+//                                      in slots ── no rank has it in a slot any more, or as above ────────────────────┘
 //
-// What decides is few words, each written by one atomic store: an entry's state, the bits of the ranks that pin it, and one
-// word for each chunk. Everything else (buckets, block map, counts) follows from them and is made anew when a rank died
-// while it held the lock. So a process may die between any two instructions.
+// What decides is few words, each written by one atomic store: an entry's state, the bits of the ranks that pin it, its
+// places (below), and one word for each chunk. Everything else (buckets, block map, counts) follows from them and is made
+// anew when a rank died while it held the lock. So a process may die between any two instructions.
 //
 //   chunk:  free ──claim (CAS)──► claimed by a rank at a time ──► done        a claim is given back when its copy failed or
 //             ▲                        │ overdue: another rank claims it      its rank's process has ended
@@ -22,8 +26,14 @@
 //   done:   nobody ──claim (CAS)──► being copied by a rank ──► in that rank's slot ──withdrawn, before the slot is reused──►
 //   nobody
 //
-// A puller first sets its bit among the entry's pullers, then looks at the word again; an owner first withdraws, then waits
-// until no bit is set. So a slot is never reused under a puller.
+// Who has all of an entry in a slot says so in one of its *places*, whether it lies in the payload or not; an entry in slots
+// has no blocks and no chunk words, only places. A rank offers and withdraws its place without the lock, and without a pin.
+//
+//   place:  nobody ──offered (CAS)──► in that rank's slot ──withdrawn, before the slot is reused──► nobody
+//
+// A puller first sets its bit among the entry's pullers, then looks at the word (chunk's or place) again; an owner first
+// withdraws, then waits until no bit is set. So a slot is never reused under a puller. And a puller has pinned the entry, so
+// the entry is none other meanwhile.
 //
 // Any rank of the node can write anything into this memory, by mistake or malice. So what is read here is read once,
 // checked, and used as it was when it was checked: indices, extents, counts and chains of the index. Nonsense costs entries
@@ -52,6 +62,7 @@ inline constexpr std::uint32_t kMaxLocalRanks = 64;  // of one node, that one di
 inline constexpr std::uint32_t kMaxNics = 16;
 inline constexpr std::uint32_t kUrgencies = 4;      // core::Class
 inline constexpr std::uint32_t kMaxChunks = 65536;  // of one entry
+inline constexpr std::uint32_t kPlaces = 8;         // ranks that can say of one entry that they have all of it in a slot
 
 /// What a cached expert is. The job is the directory's.
 struct Key {
@@ -77,22 +88,23 @@ struct Shape {
 };
 
 struct Entry {
-  enum State : std::uint32_t { kEmpty = 0, kLive = 1 };
+  enum State : std::uint32_t { kEmpty = 0, kLive = 1, kInSlots = 2 };
   std::atomic<std::uint32_t> state;
   std::uint32_t next;  // in its bucket; kNoEntry ends
   std::uint64_t group;
   std::uint32_t layer;
   std::uint32_t expert;
   std::uint64_t version;
-  std::uint32_t first_block, blocks, chunks;
-  std::atomic<std::uint32_t> urgency;  // the most urgent class that has wanted it
-  std::atomic<std::uint64_t> pins;     // by local rank: reads it, fills it, or waits for it
-  std::atomic<std::uint64_t> waiters;  // by local rank: wants to hear when more of it is there
-  std::atomic<std::uint32_t> read;     // a demand got it; else it is an unused prefetch
+  std::uint32_t first_block, blocks, chunks;  // nothing if it lies in slots
+  std::atomic<std::uint32_t> urgency;         // the most urgent class that has wanted it
+  std::atomic<std::uint64_t> pins;            // by local rank: reads it, fills it, or waits for it
+  std::atomic<std::uint64_t> waiters;         // by local rank: wants to hear when more of it is there
+  std::atomic<std::uint32_t> read;            // a demand got it; else it is an unused prefetch
   std::uint32_t reserved;
-  std::uint64_t last_used;             // tick
-  std::atomic<std::uint64_t> wanted;   // by local rank: wants it in a slot
-  std::atomic<std::uint64_t> pullers;  // by local rank: pulls some of it out of another rank's slot
+  std::uint64_t last_used;                     // tick
+  std::atomic<std::uint64_t> wanted;           // by local rank: wants it in a slot
+  std::atomic<std::uint64_t> pullers;          // by local rank: pulls some of it out of another rank's slot
+  std::atomic<std::uint64_t> places[kPlaces];  // in_slot_word of ranks that have all of it; else 0
 };
 
 /// Bytes on the way through one NIC of the node.
@@ -146,6 +158,9 @@ class Directory {
   EntryIndex used_entries() const;
   std::uint32_t used_blocks() const;
 
+  /// Whether some rank says that it has all of the entry in a slot.
+  static bool placed(const Entry& entry);
+
   // ---- under the lock
   EntryIndex find(const Key& key) const;
   /// An empty entry, or kNoEntry.
@@ -155,6 +170,10 @@ class Directory {
   /// Makes an entry live whose fields have been filled in.
   void insert(EntryIndex index);
   void erase(EntryIndex index);
+  /// A live entry lies in slots from now on, and its blocks are free.
+  void let_payload_go(EntryIndex index);
+  /// An entry in slots lies in the payload, too, where its fields say.
+  void give_payload(EntryIndex index);
   /// Makes what follows from entries anew. Entries that make no sense become empty, and those that overlap another one;
   /// a pinned one wins.
   void repair();
@@ -164,7 +183,8 @@ class Directory {
  private:
   Directory(std::byte* memory, const Shape& shape);
   std::uint32_t& bucket_of(const Entry& entry) const;
-  void link(EntryIndex index, const Extent& extent);
+  void link(EntryIndex index);
+  void occupy(const Extent& extent);
   bool overlaps(const Extent& extent) const;
   void mark(const Extent& extent, bool taken);
   std::uint32_t free_run_within(std::uint32_t count, std::uint32_t first, std::uint32_t end) const;

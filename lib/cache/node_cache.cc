@@ -18,28 +18,14 @@ std::uint64_t microseconds(Clock::time_point time) {
 
 }  // namespace
 
-/// The lock, as long as it is in scope; repaired where its last holder died.
-class NodeCache::Held {
- public:
-  explicit Held(NodeCache& cache) : cache_(cache), taken_(cache.lock_.lock()) {
-    if (taken_ == Lock::Taken::kOwnerDied) {
-      cache.directory_.repair();
-      ++cache.counters_.repairs;
-      cache.step(Step::kRepaired);
-    }
-    if (*this) cache.step(Step::kLocked);
+NodeCache::Held::Held(NodeCache& cache) : cache_(cache), taken_(cache.lock_.lock()) {
+  if (taken_ == Lock::Taken::kOwnerDied) {
+    cache.directory_.repair();
+    ++cache.counters_.repairs;
+    cache.step(Step::kRepaired);
   }
-  ~Held() {
-    if (*this) cache_.lock_.unlock();
-  }
-  Held(const Held&) = delete;
-  Held& operator=(const Held&) = delete;
-  explicit operator bool() const { return taken_ != Lock::Taken::kNot; }
-
- private:
-  NodeCache& cache_;
-  Lock::Taken taken_;
-};
+  if (*this) cache.step(Step::kLocked);
+}
 
 NodeCache::NodeCache(Directory directory, Lock& lock, NodeCacheOptions options)
     : directory_(directory),
@@ -55,7 +41,8 @@ std::uint64_t NodeCache::tick() const {
 // ---------------------------------------------------------------- entries
 
 std::optional<EntryIndex> NodeCache::acquire(const Key& key, std::uint64_t bytes, std::uint32_t chunks,
-                                             std::uint32_t urgency, bool unread, std::uint64_t since, Refusal& why) {
+                                             std::uint32_t urgency, bool unread, std::uint64_t since, Refusal& why,
+                                             LocalMask pullable) {
   const Shape& shape = directory_.shape();
   why = Refusal::kNoRoom;
   if (bytes == 0 || bytes > shape.capacity || chunks == 0 || chunks > kMaxChunks) {
@@ -72,10 +59,16 @@ std::optional<EntryIndex> NodeCache::acquire(const Key& key, std::uint64_t bytes
       return std::nullopt;
     }
     std::optional<Extent> extent;
-    if (const EntryIndex index = directory_.find(key); index != kNoEntry) {
+    const EntryIndex index = directory_.find(key);
+    const bool in_slots = index != kNoEntry && directory_.entry(index).state.load() == Entry::kInSlots;
+    if (index != kNoEntry && (placed_with(directory_.entry(index)) & pullable) != 0 && (in_slots || !whole(index))) {
+      why = Refusal::kInSlots;
+      return std::nullopt;
+    }
+    if (index != kNoEntry && !in_slots) {
       extent = directory_.extent(directory_.entry(index));
       // Ranks that disagree share nothing; and what is pinned here does not move.
-      const bool known = mine_[index].pins != 0;
+      const bool known = mine_[index].housed();
       if (!extent || extent->blocks != blocks || extent->chunks != chunks || (known && mine_[index].extent() != *extent)) {
         ++counters_.no_room;
         return std::nullopt;
@@ -83,16 +76,20 @@ std::optional<EntryIndex> NodeCache::acquire(const Key& key, std::uint64_t bytes
       found = index;
       ++counters_.hits;
     } else {
-      found = make(key, blocks, chunks, urgency, unread, since, why);
+      if (!in_slots) {
+        found = make(key, blocks, chunks, urgency, unread, since, why);
+      } else if (house(index, blocks, chunks, unread, since, why)) {
+        found = index;
+      }
       if (!found) {
         ++counters_.no_room;
         return std::nullopt;
       }
       extent = directory_.extent(directory_.entry(*found));
-      const bool known = mine_[*found].pins != 0;
+      const bool known = in_slots ? mine_[*found].housed() : mine_[*found].pins != 0;
       if (!extent || extent->blocks != blocks || extent->chunks != chunks || known) {
         // Somebody wrote there meanwhile, or emptied what is pinned here.
-        if (!known) directory_.entry(*found).pins.fetch_and(~bit());
+        if (mine_[*found].pins == 0) directory_.entry(*found).pins.fetch_and(~bit());
         ++counters_.no_room;
         return std::nullopt;
       }
@@ -117,15 +114,13 @@ std::optional<EntryIndex> NodeCache::acquire_whole(const Key& key, std::uint64_t
     return std::nullopt;
   }
   const EntryIndex index = directory_.find(key);
-  if (index == kNoEntry) return std::nullopt;
+  if (index == kNoEntry || directory_.entry(index).state.load() != Entry::kLive) return std::nullopt;
   Entry& entry = directory_.entry(index);
   const std::optional<Extent> extent = directory_.extent(entry);
   const std::uint64_t blocks = (bytes + directory_.shape().block_bytes - 1) / directory_.shape().block_bytes;
   if (!extent || extent->chunks != chunks || extent->blocks != blocks) return std::nullopt;
-  if (mine_[index].pins != 0 && mine_[index].extent() != *extent) return std::nullopt;
-  for (std::uint32_t i = 0; i < chunks; ++i) {
-    if (state_of(directory_.chunk_word(extent->first_block, i).load()) != ChunkState::kDone) return std::nullopt;
-  }
+  if (mine_[index].housed() && mine_[index].extent() != *extent) return std::nullopt;
+  if (!whole(index)) return std::nullopt;
   ++counters_.hits;
   pin(index, *extent);
   entry.last_used = directory_.header().tick.fetch_add(1) + 1;
@@ -133,15 +128,25 @@ std::optional<EntryIndex> NodeCache::acquire_whole(const Key& key, std::uint64_t
   return index;
 }
 
-void NodeCache::pin(EntryIndex index, const Extent& extent) {
+bool NodeCache::whole(EntryIndex index) const {
+  const std::optional<Extent> extent = directory_.extent(directory_.entry(index));
+  for (std::uint32_t i = 0; extent && i < extent->chunks; ++i) {
+    if (state_of(directory_.chunk_word(extent->first_block, i).load()) != ChunkState::kDone) return false;
+  }
+  return extent.has_value();
+}
+
+void NodeCache::pin(EntryIndex index, const std::optional<Extent>& extent) {
   directory_.entry(index).pins.fetch_or(bit());
   Mine& mine = mine_[index];
-  if (mine.pins++ != 0) return;
-  mine.first_block = extent.first_block;
-  mine.blocks = extent.blocks;
-  mine.chunks = extent.chunks;
-  mine.offset = directory_.offset(extent.first_block);
-  mine.claimed.assign(extent.chunks, false);
+  const bool known = mine.housed();
+  ++mine.pins;
+  if (known || !extent) return;
+  mine.first_block = extent->first_block;
+  mine.blocks = extent->blocks;
+  mine.chunks = extent->chunks;
+  mine.offset = directory_.offset(extent->first_block);
+  mine.claimed.assign(extent->chunks, false);
 }
 
 std::optional<EntryIndex> NodeCache::make(const Key& key, std::uint32_t blocks, std::uint32_t chunks, std::uint32_t urgency,
@@ -151,31 +156,14 @@ std::optional<EntryIndex> NodeCache::make(const Key& key, std::uint32_t blocks, 
     return std::nullopt;
   }
   EntryIndex index = kNoEntry;
-  std::uint32_t block = kNone;
-  // Each rank from a part of its own on: what it fills first lies near it (NUMA), and so it stays when that is filled again.
-  // In whole multiples, so that entries of one size leave no gaps.
-  const std::uint64_t own = std::uint64_t{directory_.shape().blocks} * options_.local / options_.locals;
-  const auto from = static_cast<std::uint32_t>(own / blocks * blocks);
-  // Each round empties an entry, takes back a dead rank's or repairs, so it ends, unless somebody fills them meanwhile.
-  for (std::uint32_t rounds = 2 * directory_.shape().entries + kMaxLocalRanks;; --rounds) {
-    index = directory_.empty_entry();
-    const std::uint32_t free = directory_.shape().blocks - directory_.used_blocks();
-    block = free >= blocks ? directory_.free_run(blocks, from) : kNone;
-    if (index != kNoEntry && block != kNone) break;
-    if (rounds == 0) return std::nullopt;
-    if (!evict_one(unread, since) && !bury_the_dead()) {
-      if (directory_.consistent()) return std::nullopt;
-      directory_.repair();
-      ++counters_.repairs;
-    }
-    step(Step::kVictimErased);
-  }
+  const auto block = find_room(blocks, unread, since, &index);
+  if (!block) return std::nullopt;
   Entry& entry = directory_.entry(index);
   entry.group = key.layer.group;
   entry.layer = key.layer.layer;
   entry.expert = key.expert;
   entry.version = key.version;
-  entry.first_block = block;
+  entry.first_block = *block;
   entry.blocks = blocks;
   entry.chunks = chunks;
   entry.urgency.store(urgency);
@@ -184,33 +172,78 @@ std::optional<EntryIndex> NodeCache::make(const Key& key, std::uint32_t blocks, 
   entry.wanted.store(0);
   entry.pullers.store(0);
   entry.read.store(0);
-  for (std::uint32_t i = 0; i < chunks; ++i) directory_.chunk_word(block, i).store(0);
+  for (std::atomic<std::uint64_t>& place : entry.places) place.store(0);
+  for (std::uint32_t i = 0; i < chunks; ++i) directory_.chunk_word(*block, i).store(0);
   step(Step::kEntryFilledIn);
   directory_.insert(index);
   return index;
 }
 
-bool NodeCache::may_evict(const Entry& entry) const {
-  return entry.state.load() == Entry::kLive && entry.pins.load() == 0;
+std::optional<std::uint32_t> NodeCache::find_room(std::uint32_t blocks, bool unread, std::uint64_t since,
+                                                  EntryIndex* index) {
+  // Each rank from a part of its own on: what it fills first lies near it (NUMA), and so it stays when that is filled again.
+  // In whole multiples, so that entries of one size leave no gaps.
+  const std::uint64_t own = std::uint64_t{directory_.shape().blocks} * options_.local / options_.locals;
+  const auto from = static_cast<std::uint32_t>(own / blocks * blocks);
+  // Each round empties an entry or its payload, takes back a dead rank's or repairs, so it ends, unless somebody fills them
+  // meanwhile.
+  for (std::uint32_t rounds = 3 * directory_.shape().entries + kMaxLocalRanks;; --rounds) {
+    const EntryIndex empty = index != nullptr ? directory_.empty_entry() : kNoEntry;
+    const std::uint32_t free = directory_.shape().blocks - directory_.used_blocks();
+    const std::uint32_t block = free >= blocks ? directory_.free_run(blocks, from) : kNone;
+    const bool lacks_index = index != nullptr && empty == kNoEntry;
+    if (!lacks_index && block != kNone) {
+      if (index != nullptr) *index = empty;
+      return block;
+    }
+    if (rounds == 0) return std::nullopt;
+    if (!evict_one(unread, since, lacks_index) && !bury_the_dead()) {
+      if (directory_.consistent()) return std::nullopt;
+      directory_.repair();
+      ++counters_.repairs;
+    }
+    step(Step::kVictimErased);
+  }
 }
 
-bool NodeCache::evict_one(bool unread, std::uint64_t since) {
+bool NodeCache::may_evict(const Entry& entry) {
+  return entry.state.load() != Entry::kEmpty && entry.pins.load() == 0;
+}
+
+bool NodeCache::evict_one(bool unread, std::uint64_t since, bool for_index) {
   // A demand takes unread prefetches first; a prefetch what was read, since what was not is still to be, and only then a
   // prefetch older than its own request, since the newer one knows better what comes next.
   EntryIndex victim = kNoEntry;
-  bool victim_read = false;
+  bool victim_read = false, victim_placed = false;
   for (EntryIndex i = 0; i < directory_.used_entries(); ++i) {
     const Entry& entry = directory_.entry(i);
     if (!may_evict(entry)) continue;
+    const bool placed = Directory::placed(entry), in_slots = entry.state.load() == Entry::kInSlots;
+    if (in_slots && !placed) {  // nobody has it any more
+      directory_.erase(i);
+      if (for_index) return true;
+      continue;
+    }
+    if (in_slots && !for_index) continue;  // it has no blocks
     const bool read = entry.read.load() != 0;
     if (unread && !read && entry.last_used > since) continue;
-    const bool better =
-        victim == kNoEntry || (read == victim_read ? entry.last_used < directory_.entry(victim).last_used : read == unread);
+    // Of those read, first what stays in slots.
+    const bool better = victim == kNoEntry        ? true
+                        : read != victim_read     ? read == unread
+                        : placed != victim_placed ? placed
+                                                  : entry.last_used < directory_.entry(victim).last_used;
     if (!better) continue;
     victim = i;
     victim_read = read;
+    victim_placed = placed;
   }
   if (victim == kNoEntry) return false;
+  if (victim_placed && directory_.entry(victim).state.load() == Entry::kLive) {
+    ++counters_.left_in_slots;
+    directory_.let_payload_go(victim);
+    step(Step::kLeftInSlots);
+    return true;
+  }
   ++counters_.evicted;
   drop(victim);
   return true;
@@ -224,7 +257,7 @@ bool NodeCache::keep_budget(std::uint64_t bytes, std::uint64_t since) {
     EntryIndex oldest = kNoEntry;
     for (EntryIndex i = 0; i < directory_.used_entries(); ++i) {
       const Entry& entry = directory_.entry(i);
-      if (entry.state.load() != Entry::kLive || entry.read.load() != 0) continue;
+      if (entry.state.load() != Entry::kLive || entry.read.load() != 0) continue;  // what lies in slots takes no room
       if (const auto held = directory_.extent(entry)) unread += held->blocks * directory_.shape().block_bytes;
       if (!may_evict(entry) || entry.last_used > since) continue;
       if (oldest == kNoEntry || entry.last_used < directory_.entry(oldest).last_used) oldest = i;
@@ -240,7 +273,8 @@ bool NodeCache::keep_budget(std::uint64_t bytes, std::uint64_t since) {
 
 void NodeCache::drop(EntryIndex index) {
   const Entry& entry = directory_.entry(index);
-  if (const auto held = directory_.extent(entry); held && entry.read.load() == 0) {
+  const auto held = directory_.extent(entry);
+  if (held && entry.read.load() == 0 && entry.state.load() == Entry::kLive) {
     std::uint32_t filled = 0;
     for (std::uint32_t i = 0; i < held->chunks; ++i) {
       if (state_of(directory_.chunk_word(held->first_block, i).load()) == ChunkState::kDone) ++filled;
@@ -253,6 +287,8 @@ void NodeCache::drop(EntryIndex index) {
 void NodeCache::release(EntryIndex index, bool stale) {
   Mine& mine = mine_[index];
   if (--mine.pins != 0) return;
+  mine.chunks = 0;
+  mine.offset = 0;
   Entry& entry = directory_.entry(index);
   {
     // Also where the lock is not to be had: whoever holds it decides by the pin, and a bit too many for a moment keeps an
@@ -262,7 +298,10 @@ void NodeCache::release(EntryIndex index, bool stale) {
     entry.wanted.fetch_and(~bit());
     const bool last = entry.pins.fetch_and(~bit()) == bit();
     step(Step::kUnpinned);
-    if (held && stale && last && entry.state.load() == Entry::kLive) {
+    const std::uint32_t state = entry.state.load();
+    if (held && last && state == Entry::kInSlots && !Directory::placed(entry)) {
+      directory_.erase(index);
+    } else if (held && stale && last && state != Entry::kEmpty) {
       ++counters_.retired;
       drop(index);
     }
@@ -416,15 +455,23 @@ void NodeCache::take_back(std::uint32_t local) {
   const std::uint64_t theirs = std::uint64_t{1} << local;
   for (EntryIndex i = 0; i < directory_.shape().entries; ++i) {
     Entry& entry = directory_.entry(i);
+    const std::uint32_t state = entry.state.load();
+    if (state == Entry::kEmpty) continue;
+    // Offers stay without a pin.
+    for (std::atomic<std::uint64_t>& place : entry.places) {
+      std::uint64_t is = place.load();
+      if (copy_state_of(is) != CopyState::kInSlot || copy_holder_of(is) != local) continue;
+      if (place.compare_exchange_strong(is, 0) && state == Entry::kInSlots && !Directory::placed(entry)) ++counters_.gone;
+    }
     const auto held = directory_.extent(entry);
-    if (entry.state.load() != Entry::kLive || (entry.pins.load() & theirs) == 0) continue;
-    for (std::uint32_t chunk = 0; held && chunk < held->chunks; ++chunk) {
+    for (std::uint32_t chunk = 0; state == Entry::kLive && held && chunk < held->chunks; ++chunk) {
       std::atomic<std::uint64_t>& at = directory_.chunk_word(held->first_block, chunk);
       std::uint64_t is = at.load();
       if (state_of(is) == ChunkState::kClaimed && claimant_of(is) == local) at.compare_exchange_strong(is, 0);
       if (copy_state_of(is) != CopyState::kNobody && copy_holder_of(is) == local)
         at.compare_exchange_strong(is, done_word(local));
     }
+    if ((entry.pins.load() & theirs) == 0) continue;
     entry.waiters.fetch_and(~theirs);
     entry.wanted.fetch_and(~theirs);
     entry.pullers.fetch_and(~theirs);
@@ -440,7 +487,7 @@ bool NodeCache::bury_the_dead() {
   if (!options_.process_ended) return false;
   std::uint64_t pinning = 0;
   for (EntryIndex i = 0; i < directory_.used_entries(); ++i) {
-    if (directory_.entry(i).state.load() == Entry::kLive) pinning |= directory_.entry(i).pins.load();
+    if (directory_.entry(i).state.load() != Entry::kEmpty) pinning |= directory_.entry(i).pins.load();
   }
   bool any = false;
   for (std::uint32_t local = 0; local < options_.locals; ++local) {

@@ -40,6 +40,12 @@ enum class Step : std::uint8_t {
   kReleased,
   kRetired,  // retire: half of it
   kRepaired,
+  kLeftInSlots,  // acquire: an entry gave its payload up, for it lies in slots; the lock still held
+  kHoused,       // acquire: an entry that lay in slots has a payload again; the lock still held
+  kPlaced,       // offer: this rank says that it has an entry in a slot
+  kPullBegun,
+  kPullEnded,
+  kWithdrawn,
   kCount
 };
 
@@ -55,7 +61,8 @@ struct NodeCacheOptions {
   std::function<void(Step)> at_step;  // for tests
 };
 
-enum class Refusal : std::uint8_t { kNone, kNoRoom, kPrefetchBudget, kLockNotHad };
+/// kInSlots is none: it can be pulled (acquire_in_slots).
+enum class Refusal : std::uint8_t { kNone, kNoRoom, kPrefetchBudget, kLockNotHad, kInSlots };
 
 struct CacheCounters {
   std::uint64_t hits = 0;                   // acquired an entry that was there, filled or not
@@ -67,6 +74,17 @@ struct CacheCounters {
   std::uint64_t overdue = 0;                // chunks taken over from a silent rank
   std::uint64_t repairs = 0;                // after the death of a holder of the lock
   std::uint64_t prefetch_bytes_wasted = 0;  // evicted or retired by this rank, without anybody having read them
+  std::uint64_t left_in_slots = 0;          // payloads given up to make room, of experts that lie in ranks' slots
+  std::uint64_t hits_in_slots = 0;          // experts found in slots alone, of which they can be pulled
+  std::uint64_t housed_again = 0;           // experts that lay in slots alone, and were wanted by who cannot pull them
+  std::uint64_t gone = 0;                   // experts that lay in slots alone, until the last of these was needed
+};
+
+/// Ranks' saying that they have all of an entry in a slot: what is needed to take it back without a pin.
+struct Offer {
+  EntryIndex entry = kNoEntry;
+  Extent extent;  // of its chunk words, some of which may name the slot; nothing if there are none
+  std::uint32_t slab = 0, slot = 0;
 };
 
 /// Who has a chunk of an entry in a slot, or is about to.
@@ -89,8 +107,10 @@ class NodeCache {
   /// Pins the key's entry, made if there is none: `bytes` long, to be filled in `chunks`. `unread` (a prefetch) may push out
   /// unread prefetches made before tick `since` to stay within the budget, and nothing that is still to be read. A demand
   /// pushes out unread prefetches first, then what was used longest ago. Pins count: one release for each.
+  /// What lies in the slot of one of `pullable` alone is refused (kInSlots); in others', it gets a payload to be filled
+  /// anew.
   std::optional<EntryIndex> acquire(const Key& key, std::uint64_t bytes, std::uint32_t chunks, std::uint32_t urgency,
-                                    bool unread, std::uint64_t since, Refusal& why);
+                                    bool unread, std::uint64_t since, Refusal& why, LocalMask pullable = 0);
   /// The same for an entry that is there and filled; nothing otherwise, and nothing is made.
   std::optional<EntryIndex> acquire_whole(const Key& key, std::uint64_t bytes, std::uint32_t chunks);
   /// `stale`: nobody will ask for its version again; it goes when nobody else has it pinned.
@@ -140,6 +160,26 @@ class NodeCache {
   /// The oldest claim of another rank on a copy becomes overdue then.
   std::optional<Clock::time_point> copy_overdue_at(EntryIndex entry) const;
 
+  // ---- places.cc: entries that ranks have whole in slots
+  bool lies_in_slots(const Key& key, LocalMask pullable);
+  /// Pins an entry that lies whole in the slot of one of `pullable`, for start_pull(entry, pullable); its payload and its
+  /// chunks are not this rank's business then. Nothing if there is none.
+  std::optional<EntryIndex> acquire_in_slots(const Key& key, LocalMask pullable);
+  /// Says of a pinned entry that this rank has all of it in a slot. Nothing if enough others have it. Stays when the pin
+  /// goes, and while the payload comes and goes.
+  std::optional<Offer> offer(EntryIndex entry, std::uint32_t slab, std::uint32_t slot);
+  /// Takes back an offer, and what chunk words say of the same slot.
+  struct Withdrawn {
+    bool pulled = false;    // somebody may still pull from it: the slot must stay what it is until pullers(entry) is empty
+    LocalMask wanting = 0;  // the others that want the entry in their slots
+  };
+  Withdrawn withdraw(const Offer& offer);
+  bool can_pull(EntryIndex entry, LocalMask pullable) const {
+    return (placed_with(directory_.entry(entry)) & pullable) != 0;
+  }
+  /// Like start_pull of a chunk, of all of it, from one of `pullable`: the one from local rank `after` on, round.
+  std::optional<SlotCopy> start_pull(EntryIndex entry, LocalMask pullable, std::uint32_t after);
+
   // ---- whom to tell
   /// Raises the entry's class; `reads`: a demand.
   void want(EntryIndex entry, std::uint32_t urgency, bool reads);
@@ -169,13 +209,28 @@ class NodeCache {
  private:
   struct Mine {  // of an entry that this rank has pinned
     std::uint32_t pins = 0;
-    std::uint32_t first_block = 0, blocks = 0, chunks = 0;
+    std::uint32_t first_block = 0, blocks = 0, chunks = 0;  // no chunks: it was acquired in slots only
     std::uint64_t offset = 0;
     std::vector<bool> claimed;  // chunks that are on their way here
     Extent extent() const { return {first_block, blocks, chunks}; }
+    bool housed() const { return pins != 0 && chunks != 0; }
     std::uint32_t pulls = 0;
   };
-  class Held;
+  /// The lock, as long as it is in scope; repaired where its last holder died.
+  class Held {
+   public:
+    explicit Held(NodeCache& cache);
+    ~Held() {
+      if (*this) cache_.lock_.unlock();
+    }
+    Held(const Held&) = delete;
+    Held& operator=(const Held&) = delete;
+    explicit operator bool() const { return taken_ != Lock::Taken::kNot; }
+
+   private:
+    NodeCache& cache_;
+    Lock::Taken taken_;
+  };
 
   std::uint64_t bit() const { return std::uint64_t{1} << options_.local; }
   std::atomic<std::uint64_t>& word(EntryIndex entry, std::uint32_t chunk) const {
@@ -184,12 +239,18 @@ class NodeCache {
   void step(Step at) const {
     if (options_.at_step) options_.at_step(at);
   }
-  void pin(EntryIndex index, const Extent& extent);
-  bool may_evict(const Entry& entry) const;
+  void pin(EntryIndex index, const std::optional<Extent>& extent);
+  static bool may_evict(const Entry& entry);
+  LocalMask placed_with(const Entry& entry) const;
+  /// Of an entry with a payload.
+  bool whole(EntryIndex index) const;
   bool is_overdue(std::uint64_t claim, Clock::time_point now) const;
   std::optional<EntryIndex> make(const Key& key, std::uint32_t blocks, std::uint32_t chunks, std::uint32_t urgency,
                                  bool unread, std::uint64_t since, Refusal& why);
-  bool evict_one(bool unread, std::uint64_t since);
+  /// Blocks that are free, after `index` has been given one that is empty, if it is to be.
+  std::optional<std::uint32_t> find_room(std::uint32_t blocks, bool unread, std::uint64_t since, EntryIndex* index);
+  bool house(EntryIndex index, std::uint32_t blocks, std::uint32_t chunks, bool unread, std::uint64_t since, Refusal& why);
+  bool evict_one(bool unread, std::uint64_t since, bool for_index);
   bool keep_budget(std::uint64_t bytes, std::uint64_t since);
   void drop(EntryIndex index);
   void take_back(std::uint32_t local);

@@ -69,6 +69,7 @@ bool NodeCache::start_pull(EntryIndex entry, std::uint32_t chunk, const SlotCopy
 bool NodeCache::end_pull(EntryIndex entry) {
   if (--mine_[entry].pulls != 0) return false;
   directory_.entry(entry).pullers.fetch_and(~bit());
+  step(Step::kPullEnded);
   return true;
 }
 

@@ -43,6 +43,10 @@ bool Core::take_from_cache(Fetch& of, std::size_t index, Clock::time_point now) 
   } else {
     cache::Refusal why{};
     transfer = open_cached(of, want, why);
+    if (why == cache::Refusal::kInSlots) {
+      take_from_slots(of, index, now);
+      return true;
+    }
     if (transfer == nullptr) {
       if (of.spec.wants_views || why == cache::Refusal::kLockNotHad) return false;
       const char* const reason = why == cache::Refusal::kPrefetchBudget
@@ -96,6 +100,11 @@ bool Core::take_whole_from_cache(Fetch& of, std::size_t index, Clock::time_point
   } else {
     const auto entry = cache_->acquire_whole({in.key, want.expert, of.spec.version}, in.layout.packed_bytes(),
                                              static_cast<std::uint32_t>(in.cache_ranges.size()));
+    if (!entry && cache_->lies_in_slots({in.key, want.expert, of.spec.version}, pullable(of, want))) {
+      want.source = *source;
+      take_from_slots(of, index, now);
+      return true;
+    }
     if (!entry) return false;
     want.source = *source;
     transfer = &open_entry(of, want, *entry);
@@ -107,9 +116,9 @@ bool Core::take_whole_from_cache(Fetch& of, std::size_t index, Clock::time_point
 Core::Transfer* Core::open_cached(Fetch& of, const Want& want, cache::Refusal& why) {
   const Layer& in = layer(of.spec.layer);
   if (!of.cache_tick) of.cache_tick = cache_->tick();
-  const auto entry = cache_->acquire({in.key, want.expert, of.spec.version}, in.layout.packed_bytes(),
-                                     static_cast<std::uint32_t>(in.cache_ranges.size()),
-                                     static_cast<std::uint32_t>(of.spec.urgency), !of.spec.wants_views, *of.cache_tick, why);
+  const auto entry = cache_->acquire(
+      {in.key, want.expert, of.spec.version}, in.layout.packed_bytes(), static_cast<std::uint32_t>(in.cache_ranges.size()),
+      static_cast<std::uint32_t>(of.spec.urgency), !of.spec.wants_views, *of.cache_tick, why, pullable(of, want));
   if (!entry) return nullptr;
   Transfer& opened = open_entry(of, want, *entry);
   // Before the first look at its chunks, so that nothing done after that look goes untold.
@@ -211,8 +220,10 @@ void Core::cached_chunk_done(Transfer& transfer, std::size_t index, const Status
     return drained_one(transfer, now);
   }
   if (status.ok()) {
+    ++transfer.pins;  // a slot that lets go of it may be the last that held it
     if (options_.swap.peers != 0) tell_whose_chunk(transfer, index, now);
-    return go_on(transfer, now);
+    go_on(transfer, now);
+    return unpin(transfer, now);
   }
   if (status.code() == CARDEA_ERR_NO_MEMORY) return divert(transfer, status, now);
   abandon(transfer, status, now);
@@ -294,6 +305,7 @@ void Core::tell_node(cache::LocalMask to, cache::EntryIndex entry, std::uint32_t
 void Core::entry_changed(cache::EntryIndex entry, Clock::time_point now) {
   if (const auto found = by_entry_.find(entry); found != by_entry_.end()) refresh(transfers_.at(found->second), now);
   swaps_changed(entry, now);
+  withdrawn_changed(entry, now);
 }
 
 void Core::nic_free(std::uint32_t nic, Clock::time_point now) {
@@ -312,6 +324,7 @@ void Core::node_rank_lost(Rank rank, Clock::time_point now) {
     if (Transfer* const held = transfers_.find(number); held != nullptr && !held->abandoned) refresh(*held, now);
   }
   swaps_changed(cache::kNoEntry, now);
+  withdrawn_changed(cache::kNoEntry, now);
   for (LaneNumber lane = 0; lane < lanes_.size(); ++lane) pump(lane, now);
 }
 

@@ -41,6 +41,18 @@ LayerNumber Core::add_layer(LayerSpec spec) {
   return number;
 }
 
+void Core::set_rails(Rank rank, LaneNumber first, std::uint32_t count) {
+  for (auto& [number, of] : layers_) {
+    for (ExpertSources& expert : of->experts) {
+      for (SourceOption& option : expert.options) {
+        if (option.rank != rank || option.path != CARDEA_PATH_NETWORK) continue;
+        option.lane = first;
+        option.rails = count;
+      }
+    }
+  }
+}
+
 void Core::set_sources(LayerNumber number, std::vector<ExpertSources> experts) {
   Layer& of = layer(number);
   const Membership& members = of.versions.members();
@@ -93,10 +105,12 @@ Status Core::remove_layer(LayerNumber number) {
   if (of.lent != 0)
     return Status::error(CARDEA_ERR_BUSY, "layer {}: {} chunks are being sent to other ranks", of.layer_id, of.lent);
   drop_spares(number, kNoVersion, {});
-  for (const auto& [entry, transfer] : swaps_) {
-    if (transfers_.at(transfer).layer == number)
-      return Status::error(CARDEA_ERR_BUSY, "layer {}: other ranks still pull experts out of this rank's slots",
-                           of.layer_id);
+  for (const auto* pulled : {&swaps_, &withdrawn_}) {
+    for (const auto& [entry, transfer] : *pulled) {
+      if (transfers_.at(transfer).layer == number)
+        return Status::error(CARDEA_ERR_BUSY, "layer {}: other ranks still pull experts out of this rank's slots",
+                             of.layer_id);
+    }
   }
   if (cache_ != nullptr) cache_->retire(of.key, kNoVersion);
   layer_by_number_[number] = nullptr;
@@ -666,7 +680,9 @@ void Core::time_passed(Clock::time_point now) {
   while (!rechecks_.empty() && rechecks_.begin()->first <= now) {
     Transfer& transfer = transfers_.at(rechecks_.begin()->second);
     set_recheck(transfer, std::nullopt);
-    if (transfer.swaps) {
+    if (transfer.withdrawn) {
+      go_on_withdrawn(transfer, now);
+    } else if (transfer.swaps) {
       go_on_swap(transfer, now);
     } else {
       refresh(transfer, now);

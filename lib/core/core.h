@@ -16,8 +16,8 @@
 // Where several ranks of a node take part, what comes over the network comes once for all of them: the transfer fills an
 // entry of the node cache (lib/cache), together with whoever of the node wants the same, and needs no credit. Views of it
 // lie in the cache; a fetch that wants slots has it copied from there, when it is whole or, where ranks swap (split.h),
-// chunk by chunk as it comes. Without room in the cache, or without its lock, a
-// rank fetches into a slot of its own.
+// chunk by chunk as it comes. What a rank has whole in a slot it offers to the others (placed.cc), who pull it from there
+// when the cache has needed its room. Without room in the cache, or without its lock, a rank fetches into a slot of its own.
 //
 // Not thread-safe: one mutex outside guards it. Numbers handed out are never reused.
 #pragma once
@@ -139,6 +139,11 @@ class Core {
   Core& operator=(const Core&) = delete;
 
   // ---- set-up
+  /// What is taken from a rank over the network from now on goes by these lanes.
+  void set_rails(Rank rank, LaneNumber first, std::uint32_t count);
+  /// By which number the node's ranks count what is on the way through the lane's NIC, less than cache::kMaxNics. Before
+  /// anything moves on the lane.
+  void set_nic(LaneNumber lane, std::uint32_t nic) { lanes_[lane].set_nic(nic); }
   LayerNumber add_layer(LayerSpec spec);
   /// Tells where the layer's experts are, once all members have said so. Fetches are refused before.
   void set_sources(LayerNumber layer, std::vector<ExpertSources> experts);
@@ -312,6 +317,7 @@ class Core {
   void unpin(Transfer& transfer, Clock::time_point now);
   void abandon(Transfer& transfer, const Status& why, Clock::time_point now);
   void retire_if_drained(Transfer& transfer, Clock::time_point now);
+  void slot_is_free(Transfer& transfer, Clock::time_point now);
   void drained_one(Transfer& transfer, Clock::time_point now);
   std::vector<WantRef> take_complete(Transfer& transfer);
   void await_queued(Fetch& fetch, const Transfer& transfer);
@@ -335,16 +341,32 @@ class Core {
   bool begin_swap(Transfer& transfer);
   std::optional<std::size_t> next_copy(Transfer& transfer, bool own_share, Clock::time_point now);
   std::optional<std::size_t> next_pull(Transfer& transfer);
+  void pull_rest(Transfer& transfer, Clock::time_point now);
   void help_others(Clock::time_point now);
   void go_on_swap(Transfer& transfer, Clock::time_point now);
   bool swap_chunk_done(Transfer& transfer, std::size_t chunk, const Status& status);
   void swap_complete(Transfer& transfer, Clock::time_point now);
   bool take_offer_back(Transfer& transfer, Clock::time_point now);
+  void end_swap(Transfer& transfer, Clock::time_point now);
   bool can_pull_from(const Transfer& transfer, std::uint32_t local) const;
+  cache::LocalMask pullable_by(const Transfer& transfer) const;
   bool may_swap(const Slab& slab, const Layer& layer) const;
-  bool keep_offer(Transfer& transfer);
-  void drop_kept_offers(const Layer& layer, Version up_to, Clock::time_point now);
   void swaps_changed(cache::EntryIndex entry, Clock::time_point now);
+
+  // placed.cc: experts that ranks of the node have whole in slots, and others pull from there
+  bool may_pull(const Slab& slab, const Layer& layer) const;
+  cache::LocalMask pullable(const Fetch& fetch, const Want& want) const;
+  void take_from_slots(Fetch& fetch, std::size_t want, Clock::time_point now);
+  bool pull_from_slots(Slab& slab, Fetch& fetch, std::size_t want, Clock::time_point now);
+  bool begin_pull(Transfer& transfer, Clock::time_point now);
+  void pull_elsewhere(Transfer& transfer, const Status& why, Clock::time_point now);
+  void pull_complete(Transfer& transfer);
+  void end_pulls(Transfer& transfer);
+  bool keep_offer(Transfer& transfer, cache::EntryIndex entry);
+  bool withdraw_offer(Transfer& transfer, Clock::time_point now);
+  void drop_kept_offers(const Layer& layer, Version up_to, Clock::time_point now);
+  void go_on_withdrawn(Transfer& transfer, Clock::time_point now);
+  void withdrawn_changed(cache::EntryIndex entry, Clock::time_point now);
 
   // streamed.cc: experts that are copied out of the node cache while they still come into it
   bool may_stream(const Fetch& fetch, std::size_t want, const Transfer& cached) const;
@@ -391,8 +413,8 @@ class Core {
   std::set<std::pair<Clock::time_point, TransferNumber>> rechecks_;                 // of those that wait for other ranks
   std::set<std::pair<cache::EntryIndex, TransferNumber>> swaps_;                    // that others may pull from, or we do
   std::uint32_t last_pulled_ = 0;                                                   // from whom, by local number
-  std::set<std::pair<LayerNumber, TransferNumber>> kept_offers_;  // complete, for ranks that come to it later
-  std::uint64_t kept_offer_bytes_ = 0;
+  std::set<std::pair<LayerNumber, TransferNumber>> kept_offers_;      // complete, for ranks that come to it later
+  std::set<std::pair<cache::EntryIndex, TransferNumber>> withdrawn_;  // offers that somebody may still pull from
   struct HeldLane {
     std::optional<Clock::time_point> recheck;  // some class of it is held back for other ranks of the node
     std::uint64_t chunks_then = 0;             // that the NIC had carried when it began to wait

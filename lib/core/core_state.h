@@ -32,6 +32,8 @@ struct Core::Want {
   TransferNumber transfer = 0;  // while moving, ready or delivered from a slot or from the node cache
   TransferNumber cached = 0;    // while starved: it lies in the node cache and wants to be copied into a slot
   bool diverted = false;        // the node cache has no memory for it: it goes into a slot
+  bool in_slots = false;        // while starved: it lies in slots of other ranks of the node, and is pulled from there
+  bool not_pulled = false;      // that has been tried: it comes another way
   Status status;
   Nanoseconds ready_after{0};
 };
@@ -171,10 +173,16 @@ struct Core::Transfer {
   bool swaps = false;
   bool offered = false;          // others may pull from its slot
   bool shared = false;           // others have wanted it in their slots
-  bool kept = false;             // complete, and still on offer to those who come later: in kept_offers_
   bool streams = false;          // begun before all of it was in the node cache
   bool leaving = false;          // nobody here needs its slot any more, but others still pull from it
   cache::LocalMask avoided = 0;  // from whom a pull has failed
+  // out of slots of ranks that have all of it (placed.cc)
+  cache::EntryIndex pulled_entry = cache::kNoEntry;  // pinned for that
+  cache::SlotCopy pulled_from;                       // from there, once it has begun
+  // all of it is here, for others to pull
+  cache::Offer offer;
+  bool kept = false;       // on offer: in kept_offers_
+  bool withdrawn = false;  // not any more, but somebody may still pull from here: in withdrawn_
 
   bool is_queued() const {
     return std::any_of(queued.begin(), queued.end(), [](const auto& place) { return place.has_value(); });

@@ -6,6 +6,7 @@
 #include "lib/core/split.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "lib/core/core.h"
 #include "lib/core/core_state.h"
@@ -15,15 +16,10 @@ namespace {
 
 // News of others come by entry_changed; this is for those that got lost with their sender.
 constexpr Nanoseconds kLookAgain = std::chrono::milliseconds(5);
-// Of the node cache, that one rank's offers to those behind it may keep from being replaced.
-constexpr std::uint64_t kKeptPart = 2;
-
 }  // namespace
 
 bool Core::may_swap(const Slab& slab, const Layer& of) const {
-  if (options_.swap.peers == 0 || !options_.side_by_side || !of.cacheable) return false;
-  // Copies that are queued on a stream are not in the slot yet when they are told to be under way.
-  if (slab.copies) return false;
+  if (!may_pull(slab, of)) return false;
   const std::uint64_t of_lane = lanes_[options_.copy_lane].limits().chunk_bytes;
   return (of_lane != 0 ? of_lane : options_.chunk_bytes) == cache_->chunk_bytes();
 }
@@ -42,6 +38,15 @@ bool Core::can_pull_from(const Transfer& transfer, std::uint32_t local) const {
          local < options_.node_ranks.size() && !lost_.contains(options_.node_ranks[local]);
 }
 
+cache::LocalMask Core::pullable_by(const Transfer& transfer) const {
+  cache::LocalMask from = 0;
+  for (std::uint64_t left = options_.swap.peers; left != 0; left &= left - 1) {
+    const auto local = static_cast<std::uint32_t>(std::countr_zero(left));
+    if (can_pull_from(transfer, local)) from |= std::uint64_t{1} << local;
+  }
+  return from;
+}
+
 std::optional<std::size_t> Core::next_copy(Transfer& transfer, bool own_share, Clock::time_point now) {
   const cache::EntryIndex entry = transfers_.at(transfer.origin).entry;
   const std::uint64_t self = std::uint64_t{1} << cache_->local();
@@ -53,6 +58,7 @@ std::optional<std::size_t> Core::next_copy(Transfer& transfer, bool own_share, C
     const std::uint32_t brought = cache_->brought_by(entry, static_cast<std::uint32_t>(i));
     return ((others | self) >> brought & 1) != 0 ? brought == cache_->local() : share.has(i);
   };
+  if (cache_->can_pull(entry, pullable_by(transfer))) return std::nullopt;  // all of it, from one who has all of it
   const auto take = [&](std::size_t i) {
     const Transfer::Chunk& chunk = transfer.chunks[i];
     return !chunk.done && !chunk.flying && cache_->try_claim_copy(entry, static_cast<std::uint32_t>(i), now);
@@ -81,21 +87,36 @@ std::optional<std::size_t> Core::next_pull(Transfer& transfer) {
   // From the rank after the one that it pulled from last, round: so no two ranks begin with the same one, and none draws
   // all it can from one while others have something for it.
   const auto distance = [&](std::uint32_t local) { return (local + 64 - last_pulled_ - 1) % 64; };
-  std::optional<std::size_t> best;
+  std::optional<std::size_t> best, any;
   cache::SlotCopy from;
   for (std::size_t i = 0; i < transfer.chunks.size(); ++i) {
     const Transfer::Chunk& chunk = transfer.chunks[i];
     if (chunk.done || chunk.flying) continue;
+    if (!any) any = i;
     const cache::SlotCopy copy = cache_->slot_copy(entry, static_cast<std::uint32_t>(i));
     if (copy.state != cache::CopyState::kInSlot || !can_pull_from(transfer, copy.local)) continue;
     if (best && distance(copy.local) >= distance(from.local)) continue;
     best = i;
     from = copy;
   }
-  if (!best || !cache_->start_pull(entry, static_cast<std::uint32_t>(*best), from)) return std::nullopt;
-  transfer.chunks[*best].pulled = from;
+  if (best && cache_->start_pull(entry, static_cast<std::uint32_t>(*best), from)) {
+    transfer.chunks[*best].pulled = from;
+  } else if (const auto whole = any ? cache_->start_pull(entry, pullable_by(transfer), last_pulled_) : std::nullopt) {
+    best = any;
+    transfer.chunks[*best].pulled = from = *whole;
+  } else {
+    return std::nullopt;
+  }
   last_pulled_ = from.local;
   return best;
+}
+
+/// It copies nothing, perhaps because somebody has come to have all of it meanwhile.
+void Core::pull_rest(Transfer& transfer, Clock::time_point now) {
+  constexpr std::uint32_t kPulls = 1;  // rail
+  if (transfer.queued[kPulls] || !cache_->can_pull(transfers_.at(transfer.origin).entry, pullable_by(transfer))) return;
+  put_on(transfer, kPulls);
+  pump(options_.swap.lane, now);
 }
 
 /// With nothing of its own to copy, a rank takes what others have not come to yet, one chunk at a time.
@@ -123,10 +144,8 @@ void Core::go_on_swap(Transfer& transfer, Clock::time_point now) {
     return pump_rails(transfer, now);
   }
   if (transfer.leaving) {
-    if (!take_offer_back(transfer, now)) return;
-    Slab& slab = *slabs_.at(transfer.slab);
-    vacate(transfer, now);
-    return feed(slab, now);
+    if (take_offer_back(transfer, now)) slot_is_free(transfer, now);
+    return;
   }
   if (transfer.offered && transfer.complete() && !transfer.abandoned) swap_complete(transfer, now);
 }
@@ -138,7 +157,7 @@ bool Core::swap_chunk_done(Transfer& transfer, std::size_t index, const Status& 
   const auto place = static_cast<std::uint32_t>(index);
   if (chunk.pulled.state == cache::CopyState::kInSlot) {
     const cache::SlotCopy from = std::exchange(chunk.pulled, {});
-    if (cache_->end_pull(entry)) tell_node(cache_->waiters(entry), entry, kNoNic);
+    if (cache_->end_pull(entry)) tell_node(cache_->waiters(entry) | std::uint64_t{1} << from.local, entry, kNoNic);
     if (status.ok() || transfer.abandoned) return false;
     transfer.avoided |= std::uint64_t{1} << from.local;
     --transfer.next_chunk;
@@ -156,7 +175,6 @@ bool Core::swap_chunk_done(Transfer& transfer, std::size_t index, const Status& 
 
 /// All of it is here. Its slot stays on offer while others of the node want the expert, or may come to want it.
 void Core::swap_complete(Transfer& transfer, Clock::time_point now) {
-  if (transfer.kept) return;
   const cache::EntryIndex entry = transfers_.at(transfer.origin).entry;
   const cache::LocalMask wanting = cache_->want_in_slot(entry, false) & options_.swap.peers;
   if (transfer.offered && wanting != 0) return set_recheck(transfer, now + kLookAgain);
@@ -169,47 +187,28 @@ void Core::swap_complete(Transfer& transfer, Clock::time_point now) {
     }
     tell_node(holders, entry, kNoNic);
   }
-  if (keep_offer(transfer)) return set_recheck(transfer, std::nullopt);
-  take_offer_back(transfer, now);
+  if (!keep_offer(transfer, entry)) {
+    take_offer_back(transfer, now);
+    return;
+  }
+  end_swap(transfer, now);
 }
 
-/// A rank that has fallen behind the others of its node would have to copy alone what they copied together, and fall behind
-/// further and further. So what they shared stays on offer until all of the node have finished the version, or the slot is
-/// needed. Its entry stays pinned meanwhile, so that is bounded.
-bool Core::keep_offer(Transfer& transfer) {
-  const auto finished = layer(transfer.layer).versions.finished_by_node();
-  const std::uint64_t bytes = layer(transfer.layer).layout.packed_bytes();
-  if (!transfer.offered || !transfer.shared || (finished && transfer.version <= *finished)) return false;
-  if (kept_offer_bytes_ + bytes > cache_->capacity() / kKeptPart) return false;
-  kept_offer_bytes_ += bytes;
-  kept_offers_.emplace(transfer.layer, transfer.number);
-  swaps_.erase({transfers_.at(transfer.origin).entry, transfer.number});
-  transfer.kept = true;
-  return true;
-}
-
-void Core::drop_kept_offers(const Layer& of, Version up_to, Clock::time_point now) {
-  std::vector<TransferNumber> over;
-  for (auto at = kept_offers_.lower_bound({of.number, 0}); at != kept_offers_.end() && at->first == of.number; ++at) {
-    if (transfers_.at(at->second).version <= up_to) over.push_back(at->second);
-  }
-  for (const TransferNumber number : over) {
-    Transfer& transfer = transfers_.at(number);
-    if (!take_offer_back(transfer, now) || !transfer.spare) continue;
-    Slab& slab = *slabs_.at(transfer.slab);
-    drop_spare(slab, transfer.slot, now);
-    feed(slab, now);
-  }
+/// Nothing of the entry is this transfer's business any more.
+void Core::end_swap(Transfer& transfer, Clock::time_point now) {
+  const cache::EntryIndex entry = transfers_.at(transfer.origin).entry;
+  set_recheck(transfer, std::nullopt);
+  swaps_.erase({entry, transfer.number});
+  transfer.swaps = transfer.offered = false;
+  cache_->want_in_slot(entry, false);
+  let_go_of_origin(transfer, now);
 }
 
 /// False while somebody still pulls from the slot; else the transfer is like any other from now on.
 bool Core::take_offer_back(Transfer& transfer, Clock::time_point now) {
+  if (transfer.kept || transfer.withdrawn) return withdraw_offer(transfer, now);
+  if (!transfer.swaps) return true;
   const cache::EntryIndex entry = transfers_.at(transfer.origin).entry;
-  if (std::exchange(transfer.kept, false)) {
-    kept_offer_bytes_ -= layer(transfer.layer).layout.packed_bytes();
-    kept_offers_.erase({transfer.layer, transfer.number});
-    swaps_.emplace(entry, transfer.number);
-  }
   if (transfer.offered) {
     cache_->withdraw_copies(entry);
     tell_node(cache_->wanted_in_slots(entry) & options_.swap.peers, entry, kNoNic);
@@ -220,11 +219,7 @@ bool Core::take_offer_back(Transfer& transfer, Clock::time_point now) {
     }
     cache_->wait_for(entry, false);
   }
-  set_recheck(transfer, std::nullopt);
-  swaps_.erase({entry, transfer.number});
-  transfer.swaps = transfer.offered = false;
-  cache_->want_in_slot(entry, false);
-  let_go_of_origin(transfer, now);
+  end_swap(transfer, now);
   return true;
 }
 

@@ -83,6 +83,10 @@ bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point
     want.source.path = CARDEA_PATH_CACHE;
     want.source.lane = slab.copies.value_or(options_.copy_lane);
     want.source.rails = 1;
+  } else if (want.in_slots) {
+    want.source.path = CARDEA_PATH_CACHE;
+    want.source.lane = options_.swap.lane;
+    want.source.rails = 1;
   } else {
     // While it waited, its source may have gone, or a better one come.
     const Choice choice = choose(layer(of.spec.layer), want.expert, of.spec);
@@ -99,6 +103,7 @@ bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point
     slab.index.erase(key);  // lacks segments that its source can no longer send; its readers keep it
   }
   if (!make_room(slab, 1, of.spec.urgency, now)) return false;
+  if (want.in_slots) return pull_from_slots(slab, of, index, now);
   if (layer(of.spec.layer).cacheable && want.source.path == CARDEA_PATH_NETWORK) ++counters_.cache_bypassed;
   return join(of, index, open_transfer(slab, of, want), now);
 }
@@ -113,7 +118,8 @@ bool Core::feed_gang(Slab& slab, Fetch& of, Clock::time_point now) {
   // What was in a slot when it was asked for, and is no more, comes through the node cache like the rest.
   for (std::size_t i = 0; i < of.wants.size(); ++i) {
     Want& want = of.wants[i];
-    if (want.state == Want::State::kStarved && want.cached == 0 && take_from_cache(of, i, now)) of.gang_first = true;
+    if (want.state == Want::State::kStarved && want.cached == 0 && !want.in_slots && take_from_cache(of, i, now))
+      of.gang_first = true;
   }
   if (of.gang_first) {
     of.gang_queued = false;
@@ -125,6 +131,7 @@ bool Core::feed_gang(Slab& slab, Fetch& of, Clock::time_point now) {
     if (of.wants[i].state == Want::State::kStarved) feed_want(slab, of, i, now);
   }
   of.gang_queued = false;
+  queue_gang(of, now);  // what was to be pulled, and could not be
   return true;
 }
 
@@ -182,7 +189,7 @@ void Core::count_waste(const Transfer& transfer) {
 
 /// Nobody here needs the slot any more.
 void Core::vacate(Transfer& transfer, Clock::time_point now) {
-  if (transfer.swaps && !take_offer_back(transfer, now)) {
+  if (!take_offer_back(transfer, now)) {
     transfer.leaving = true;  // until other ranks have pulled what they began to
     return;
   }
@@ -197,7 +204,7 @@ void Core::drop_spares(LayerNumber of, Version up_to, Clock::time_point now) {
     for (SlotIndex slot = 0; slot < slab->transfer_in.size(); ++slot) {
       if (slab->transfer_in[slot] == 0) continue;
       const Transfer& transfer = transfers_.at(slab->transfer_in[slot]);
-      if (transfer.offered && up_to != kNoVersion) continue;  // others of the node have not finished it
+      if ((transfer.offered || transfer.kept) && up_to != kNoVersion) continue;  // others of the node have not finished it
       if (transfer.spare && transfer.layer == of && transfer.version <= up_to) drop_spare(*slab, slot, now);
     }
   }
@@ -286,8 +293,11 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
   Want& want = of.wants[index];
   const SegmentMask more = of.spec.segments & ~transfer.requested;
   if (more != 0 && transfer.source.path == CARDEA_PATH_CACHE) {
-    if (want.cached == 0) return false;  // only what this want has waited for is known to be in the cache
-    if (transfer.origin == 0) {
+    // Only what this want has waited for is known to be in the cache.
+    if (want.cached == 0 && transfer.pulled_entry == cache::kNoEntry) return false;
+    if (want.cached != 0 && transfer.origin == 0) {
+      end_pulls(transfer);
+      transfer.source.lane = want.source.lane;
       transfer.origin = want.cached;
       ++transfers_.at(want.cached).pins;
     }
@@ -302,6 +312,7 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
   want.source = transfer.source;
   ++transfer.pins;
   drop_cached(want, now);
+  want.in_slots = false;
   if (of.spec.wants_views) transfer.read = true;
   of.move(want, Want::State::kMoving);
   promote(transfer, of, index);
@@ -407,6 +418,11 @@ void Core::retire_if_drained(Transfer& transfer, Clock::time_point now) {
   if (!transfer.abandoned || transfer.in_flight != 0 || transfer.pins != 0) return;
   if (transfer.cached()) return close_cached(transfer);
   if (!transfer.swaps) let_go_of_origin(transfer, now);
+  end_pulls(transfer);
+  slot_is_free(transfer, now);
+}
+
+void Core::slot_is_free(Transfer& transfer, Clock::time_point now) {
   Slab& slab = *slabs_.at(transfer.slab);
   vacate(transfer, now);
   feed(slab, now);
@@ -520,6 +536,7 @@ void Core::pump(LaneNumber lane_number, Clock::time_point now) {
         start(transfer, *index, number, choice->urgency, now);
       } else {
         take_off(transfer, number);  // until others have more of it, or leave some to us
+        if (number != options_.swap.lane) pull_rest(transfer, now);
       }
       continue;
     }
@@ -533,6 +550,7 @@ void Core::pump(LaneNumber lane_number, Clock::time_point now) {
       }
       continue;
     }
+    if (transfer.pulled_entry != cache::kNoEntry && !begin_pull(transfer, now)) continue;
     const std::size_t index = transfer.next_chunk++;
     if (transfer.next_chunk == transfer.chunks.size()) take_off(transfer);
     start(transfer, index, lane_of_it, choice->urgency, now);
@@ -564,10 +582,12 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
   action.urgency = urgency;
   action.into = transfer.entry;
   if (transfer.origin != 0) action.from = transfers_.at(transfer.origin).entry;
-  if (chunk.pulled.state == cache::CopyState::kInSlot) {
-    action.peer = options_.node_ranks[chunk.pulled.local];
-    action.peer_slab = chunk.pulled.slab;
-    action.peer_slot = chunk.pulled.slot;
+  if (transfer.pulled_entry != cache::kNoEntry) action.from = transfer.pulled_entry;
+  const cache::SlotCopy& pulled = transfer.pulled_entry != cache::kNoEntry ? transfer.pulled_from : chunk.pulled;
+  if (pulled.state == cache::CopyState::kInSlot) {
+    action.peer = options_.node_ranks[pulled.local];
+    action.peer_slab = pulled.slab;
+    action.peer_slot = pulled.slot;
     ++counters_.chunks_pulled;
   }
   if (options_.recorder != nullptr) options_.recorder->start(now, facts_of(transfer, index));
@@ -682,6 +702,8 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
     cached_chunk_done(transfer, Transfer::chunk_of(token), status, now);
   } else if (transfer.swaps && swap_chunk_done(transfer, Transfer::chunk_of(token), status)) {
     go_on_swap(transfer, now);  // it may come another way
+  } else if (transfer.pulled_entry != cache::kNoEntry && !transfer.abandoned && !status.ok()) {
+    pull_elsewhere(transfer, status, now);
   } else if (transfer.abandoned) {
     if (status.ok() && !transfer.read)
       counters_.prefetch_bytes_wasted += layer(transfer.layer).layout.payload_bytes(chunk.range);
@@ -697,6 +719,7 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
       } else {
         let_go_of_origin(transfer, now);
       }
+      if (transfer.pulled_entry != cache::kNoEntry) pull_complete(transfer);
     }
     for (const WantRef& ref : ready) make_ready(fetch_of(ref.fetch), ref.want, now);
   }

@@ -9,6 +9,8 @@
 #include <iterator>
 
 #include "lib/base/log.h"
+#include "lib/cuda/queue_copies.h"
+#include "lib/telemetry/nvtx.h"
 
 namespace cardea::cuda {
 namespace {
@@ -27,15 +29,17 @@ constexpr std::chrono::milliseconds kPromise{2};
 
 }  // namespace
 
-Copier::Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name)
+Copier::Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name, bool timed)
     : device_(std::move(device)),
       observer_(observer),
       name_(std::move(name)),
-      events_(std::make_shared<EventPool>(device_)) {}
+      events_(std::make_shared<EventPool>(device_)),
+      timed_(timed ? std::make_shared<EventPool>(device_, true) : nullptr),
+      clock_(timed ? std::make_unique<DeviceClock>(device_, timed_) : nullptr) {}
 
-Result<std::unique_ptr<Copier>> Copier::make(std::shared_ptr<const Device> device, CopyObserver& observer,
-                                             std::string name) {
-  std::unique_ptr<Copier> copier(new Copier(std::move(device), observer, std::move(name)));
+Result<std::unique_ptr<Copier>> Copier::make(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name,
+                                             bool timed) {
+  std::unique_ptr<Copier> copier(new Copier(std::move(device), observer, std::move(name), timed));
   if (const Status status = copier->start(); !status.ok()) return status;
   return copier;
 }
@@ -83,124 +87,119 @@ void Copier::issue() {
   for (;;) {
     const std::unique_lock issuing(issuing_, std::try_to_lock);
     if (!issuing) return;  // who holds it looks again when it is done
-    std::vector<CopyOrder> orders;
     bool closing = false;
     {
       const std::scoped_lock held(mutex_);
-      orders.swap(inbox_);
+      taken_.swap(inbox_);
       closing = closing_;
     }
-    if (orders.empty()) return;
+    if (taken_.empty()) return;
     if (closing) {
-      const std::scoped_lock held(mutex_);
-      Queued& canceled = queued_[0].emplace_back();
-      canceled.failed = Status(CARDEA_ERR_CANCELED, "the context is being destroyed");
-      canceled.orders = std::move(orders);
-      continue;
+      not_queued(Queue::kPull, Status(CARDEA_ERR_CANCELED, "the context is being destroyed"), taken_);
+    } else {
+      issue_some(taken_);
     }
-    issue_some(orders);
+    taken_.clear();
   }
 }
 
-void Copier::issue_some(std::vector<CopyOrder>& orders) {
+void Copier::not_queued(Queue queue, const Status& why, std::span<const CopyOrder> orders) {
+  Queued failed;
+  failed.failed = why;
+  for (const CopyOrder& order : orders) failed.orders.push_back({order.token, order.stamp, order.version});
+  const std::scoped_lock held(mutex_);
+  queued_[static_cast<std::size_t>(queue)].push_back(std::move(failed));
+}
+
+void Copier::issue_some(std::span<const CopyOrder> orders) {
+  const telemetry::NvtxRange range("copies", orders.size());
   const Device::Current current(*device_);
-  std::vector<CopyOrder> together;
   std::uint64_t limit = kFirstBatch;
-  for (CopyOrder& order : orders) {
-    const bool other_queue = !together.empty() && together.front().queue != order.queue;
+  std::size_t first = 0;  // orders from here on are in the batch
+  const auto flush_until = [&](std::size_t end) {
+    if (first < end) flush(orders.subspan(first, end - first));
+    first = end;
+  };
+  for (std::size_t i = 0; i < orders.size(); ++i) {
+    const CopyOrder& order = orders[i];
+    const bool other_queue = first < i && orders[first].queue != order.queue;
     if (other_queue || batch_.bytes() >= limit) {
       limit = other_queue ? kFirstBatch : std::min(limit * 2, kLargestBatch);
-      flush(together.front().queue, together);
+      flush_until(i);
     }
-    const std::vector<EventRef> before = must_come_before(order);
-    const bool again = order.slot != 0 && std::any_of(together.begin(), together.end(),
-                                                      [&](const CopyOrder& other) { return other.slot == order.slot; });
     // What waits for a reader must not hold up those before it, and a batch has no order within.
-    if ((again || !before.empty()) && !together.empty()) flush(together.front().queue, together);
+    const bool alone = first == i;
+    if (find_what_comes_before(order, alone) || (!alone && !before_.empty())) {
+      flush_until(i);
+      if (order.slot != 0) {
+        const std::scoped_lock held(mutex_);
+        slots_[order.slot].batch = batches_;
+      }
+    }
     Status status;
-    for (const EventRef& event : before) {
+    for (const EventRef& event : before_) {
       if (status.ok()) {
         status = device_->check(device_->driver().stream_wait_event(stream(order.queue), event->handle(), 0),
                                 "cuStreamWaitEvent");
       }
     }
-    if (!status.ok()) {
-      const std::scoped_lock held(mutex_);
-      Queued& failed = queued_[static_cast<std::size_t>(order.queue)].emplace_back();
-      failed.failed = status;
-      failed.orders.push_back(std::move(order));
+    if (!status.ok()) {  // it stands alone: something was to come before it
+      not_queued(order.queue, status, std::span(&order, 1));
+      first = i + 1;
       continue;
     }
-    batch_.add(order.pieces);
-    together.push_back(std::move(order));
+    batch_.add({order.pieces.data(), order.pieces.size()});
   }
-  if (!together.empty()) flush(together.front().queue, together);
+  flush_until(orders.size());
   for (auto& events : awaited_) events.clear();
 }
 
-std::vector<EventRef> Copier::must_come_before(const CopyOrder& order) {
-  std::vector<EventRef> events;
-  if (order.slot == 0) return events;
+/// Into before_. True if the order's slot is written by the batch that is being filled. `alone`: the order begins a batch.
+bool Copier::find_what_comes_before(const CopyOrder& order, bool alone) {
+  before_.clear();
+  if (order.slot == 0) return false;
+  bool again = false;
   {
     const std::scoped_lock held(mutex_);
-    const auto found = slots_.find(order.slot);
-    if (found == slots_.end()) return events;
-    Slot& slot = found->second;
-    events = std::exchange(slot.readers, {});
+    Slot& slot = slots_[order.slot];
+    again = std::exchange(slot.batch, batches_) == batches_;
+    before_.swap(slot.readers);
     if (slot.written.event && slot.written.queue != order.queue && !passed(slot.written))
-      events.push_back(slot.written.event);
+      before_.push_back(slot.written.event);
   }
   // One event often tells of many slots; what the queue waits for already, or what has passed, needs no wait and no batch of
-  // its own.
+  // its own. To ask the driver costs more than to wait for what has passed: only where a batch would be broken off for it.
   auto& awaited = awaited_[static_cast<std::size_t>(order.queue)];
-  std::erase_if(events, [&](const EventRef& event) {
+  const auto needless = std::remove_if(before_.begin(), before_.end(), [&](const EventRef& event) {
     if (std::find(awaited.begin(), awaited.end(), event) != awaited.end()) return true;
     awaited.push_back(event);
-    return device_->driver().event_query(event->handle()) == kSuccess;
+    return !alone && device_->driver().event_query(event->handle()) == kSuccess;
   });
-  return events;
+  before_.erase(needless, before_.end());
+  return again;
 }
 
-Status Copier::copy(Stream stream) {
-  const Driver& driver = device_->driver();
-  const std::size_t count = batch_.count();
-  if (count > 1 && (driver.copy_batch != nullptr || driver.copy_batch_12_8 != nullptr)) {
-    CopyAttributes attributes;
-    attributes.source_access = kSourceAccessStream;
-    std::size_t first = 0;
-    if (driver.copy_batch != nullptr) {
-      return device_->check(
-          driver.copy_batch(batch_.to(), batch_.from(), batch_.sizes(), count, &attributes, &first, 1, stream),
-          "cuMemcpyBatchAsync");
-    }
-    std::size_t failed = 0;
-    return device_->check(
-        driver.copy_batch_12_8(batch_.to(), batch_.from(), batch_.sizes(), count, &attributes, &first, 1, &failed, stream),
-        "cuMemcpyBatchAsync");
-  }
-  for (std::size_t i = 0; i < count; ++i) {
-    const Status status =
-        device_->check(driver.copy(batch_.to()[i], batch_.from()[i], batch_.sizes()[i], stream), "cuMemcpyAsync");
-    if (!status.ok()) return status;
-  }
-  return {};
-}
-
-void Copier::flush(Queue queue, std::vector<CopyOrder>& orders) {
+void Copier::flush(std::span<const CopyOrder> orders) {
+  const Queue queue = orders.front().queue;
   const auto q = static_cast<std::size_t>(queue);
   Queued together;
   together.number = ++last_number_[q];
-  together.failed = copy(stream(queue));
+  together.bytes = batch_.bytes();
+  if (timed_) {
+    if (Result<EventRef> begin = timed_->record(stream(queue)); begin.ok()) together.begin = std::move(*begin);
+  }
+  together.failed = queue_copies(*device_, batch_, stream(queue));
   // After a failure some of it may be under way: the event tells when nothing writes any more.
-  Result<EventRef> event = events_->record(stream(queue));
+  Result<EventRef> event = (timed_ ? timed_ : events_)->record(stream(queue));
   if (event.ok()) together.event = std::move(*event);
   if (together.failed.ok()) together.failed = event.status();
   batch_.clear();
-  std::vector<std::uint64_t> tokens;
-  tokens.reserve(orders.size());
-  for (CopyOrder& order : orders) {
-    order.pieces = {};
-    tokens.push_back(order.token);
+  ++batches_;
+  tokens_.clear();
+  together.orders.reserve(orders.size());
+  for (const CopyOrder& order : orders) {
+    together.orders.push_back({order.token, order.stamp, order.version});
+    tokens_.push_back(order.token);
   }
   const bool queued = together.failed.ok();
   {
@@ -208,16 +207,14 @@ void Copier::flush(Queue queue, std::vector<CopyOrder>& orders) {
     for (const CopyOrder& order : orders) {
       if (order.slot != 0) slots_[order.slot].written = Mark{queue, together.number, together.event};
     }
-    together.orders = std::move(orders);
     queued_[q].push_back(std::move(together));
   }
-  orders.clear();
-  if (queued) observer_.on_copies_queued(tokens);
+  if (queued) observer_.on_copies_queued(tokens_);
 }
 
 // ---------------------------------------------------------------- completions
 
-Status Copier::fate_of(const CopyOrder& order) const {
+Status Copier::fate_of(const Order& order) {
   if (order.stamp == nullptr) return {};
   const Version now = __atomic_load_n(order.stamp, __ATOMIC_ACQUIRE);
   if (now == order.version) return {};
@@ -230,10 +227,17 @@ bool Copier::poll() {
   return polling && look();
 }
 
+void Copier::tell_times(Queue queue, const Queued& done) {
+  const auto span = clock_->between(done.begin, done.event);
+  if (!span) return;
+  observer_.on_batch_timed({queue, done.number, done.bytes, static_cast<std::uint32_t>(done.orders.size()), *span});
+}
+
 // With polling_ held. Whether anything was done.
 bool Copier::look() {
   const Device::Current current(*device_);
   const Driver& driver = device_->driver();
+  if (clock_) clock_->keep_up();
   bool any = false;
   for (std::size_t q = 0; q < kQueues; ++q) {
     for (;;) {
@@ -255,7 +259,8 @@ bool Copier::look() {
       any = true;
       if (done.number != 0) passed_[q].store(done.number, std::memory_order_release);
       const Status status = done.failed.ok() ? device_->check(code, "copy") : done.failed;
-      for (const CopyOrder& order : done.orders) {
+      if (status.ok() && done.begin) tell_times(static_cast<Queue>(q), done);
+      for (const Order& order : done.orders) {
         outstanding_.fetch_sub(1, std::memory_order_acq_rel);
         observer_.on_copy_done(order.token, status.ok() ? fate_of(order) : status);
       }

@@ -25,9 +25,11 @@
 #include <thread>
 #include <unordered_map>
 
+#include <boost/container/small_vector.hpp>
+
 #include "lib/base/types.h"
 #include "lib/cuda/batch.h"
-#include "lib/cuda/event.h"
+#include "lib/cuda/device_clock.h"
 
 namespace cardea::cuda {
 
@@ -41,7 +43,7 @@ struct CopyOrder {
   std::uint64_t token = 0;
   Queue queue = Queue::kPull;
   SlotKey slot = 0;
-  std::vector<CopyPiece> pieces;
+  boost::container::small_vector<CopyPiece, 4> pieces;  // one for each segment, usually
   /// Read after the last byte; another value than `version` makes it STALE. Null: not checked. Must stay readable until
   /// the order is done.
   const Version* stamp = nullptr;
@@ -54,13 +56,23 @@ class CopyObserver {
   /// Work that is queued on a stream from here on may use them.
   virtual void on_copies_queued(std::span<const std::uint64_t> tokens) = 0;
   virtual void on_copy_done(std::uint64_t token, const Status& status) = 0;
+  /// Copies that went together, when they are done, by the device's own time; from copiers that time them.
+  struct Batch {
+    Queue queue = Queue::kPull;
+    std::uint64_t number = 0;  // of the queue's
+    std::uint64_t bytes = 0;
+    std::uint32_t orders = 0;
+    DeviceClock::Span span;
+  };
+  virtual void on_batch_timed(const Batch&) {}
 };
 
 class Copier {
  public:
-  /// The observer must outlive close(). DEVICE, NO_MEMORY.
-  static Result<std::unique_ptr<Copier>> make(std::shared_ptr<const Device> device, CopyObserver& observer,
-                                              std::string name);
+  /// The observer must outlive close(). `timed`: the device tells when copies ran, which costs it a microsecond for each
+  /// batch. DEVICE, NO_MEMORY.
+  static Result<std::unique_ptr<Copier>> make(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name,
+                                              bool timed = false);
   ~Copier();
   Copier(const Copier&) = delete;
   Copier& operator=(const Copier&) = delete;
@@ -106,30 +118,38 @@ class Copier {
     std::uint64_t number = 0;
     EventRef event;
   };
+  using Events = boost::container::small_vector<EventRef, 2>;
   struct Slot {
     Mark written;
-    std::vector<EventRef> readers;
+    Events readers;
+    std::uint64_t batch = 0;  // the last one that writes it
   };
-  struct Queued {  // copies that one event tells of
-    EventRef event;
-    std::uint64_t number = 0;
-    std::vector<CopyOrder> orders;  // without pieces
-    Status failed;                  // they could not be queued
+  struct Order {  // of a CopyOrder, what is needed when it is done
+    std::uint64_t token = 0;
+    const Version* stamp = nullptr;
+    Version version = 0;
+  };
+  struct Queued {           // copies that one event tells of
+    EventRef event, begin;  // with a beginning if it is timed
+    std::uint64_t number = 0, bytes = 0;
+    std::vector<Order> orders;
+    Status failed;  // they could not be queued
   };
   struct Watch {
     EventRef event;
     std::function<void(const Status&)> then;
   };
 
-  Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name);
+  Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name, bool timed);
   Status start();
   void run();
   bool look();
-  void issue_some(std::vector<CopyOrder>& orders);
-  void flush(Queue queue, std::vector<CopyOrder>& orders);
-  std::vector<EventRef> must_come_before(const CopyOrder& order);
-  Status copy(Stream stream);
-  Status fate_of(const CopyOrder& order) const;
+  void tell_times(Queue queue, const Queued& done);
+  void issue_some(std::span<const CopyOrder> orders);
+  void flush(std::span<const CopyOrder> orders);
+  bool find_what_comes_before(const CopyOrder& order, bool alone);
+  void not_queued(Queue queue, const Status& why, std::span<const CopyOrder> orders);
+  static Status fate_of(const Order& order);
   bool passed(const Mark& mark) const {
     return mark.number <= passed_[static_cast<std::size_t>(mark.queue)].load(std::memory_order_acquire);
   }
@@ -139,10 +159,16 @@ class Copier {
   CopyObserver& observer_;
   const std::string name_;
   std::shared_ptr<EventPool> events_;
+  std::shared_ptr<EventPool> timed_;  // null unless copies are timed; likewise the next
+  std::unique_ptr<DeviceClock> clock_;
   std::array<Stream, kQueues> streams_{};
 
-  std::mutex issuing_;  // held while orders are put on streams; guards the next three
-  Batch batch_;
+  std::mutex issuing_;            // held while orders are put on streams; guards what follows
+  std::vector<CopyOrder> taken_;  // out of the inbox
+  Batch batch_;                   // being filled
+  std::uint64_t batches_ = 1;     // its number
+  Events before_;                 // what the next order waits for
+  std::vector<std::uint64_t> tokens_;
   std::array<std::vector<EventRef>, kQueues> awaited_;  // in this run of orders
   std::array<std::uint64_t, kQueues> last_number_{};
   std::mutex polling_;  // held while completions are looked for and told

@@ -19,7 +19,7 @@ Result<EventRef> EventPool::record(Stream stream) {
   }
   const Driver& driver = device_->driver();
   if (handle == nullptr) {
-    const Status made = device_->check(driver.event_create(&handle, kEventDisableTiming), "cuEventCreate");
+    const Status made = device_->check(driver.event_create(&handle, flags_), "cuEventCreate");
     if (!made.ok()) return made;
   }
   auto event = std::make_shared<const EventPool::Event>(shared_from_this(), handle);

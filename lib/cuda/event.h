@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Events of a device, used again and again: making one costs more than recording it. An EventRef is one recorded use; the
-// event goes back to its pool with the last reference, from whatever thread. Events carry no times. Thread-safe.
+// event goes back to its pool with the last reference, from whatever thread. A pool's events carry times or, cheaper, none.
+// Thread-safe.
 #pragma once
 
 #include <memory>
@@ -13,7 +14,8 @@ namespace cardea::cuda {
 
 class EventPool : public std::enable_shared_from_this<EventPool> {
  public:
-  explicit EventPool(std::shared_ptr<const Device> device) : device_(std::move(device)) {}
+  explicit EventPool(std::shared_ptr<const Device> device, bool timed = false)
+      : device_(std::move(device)), flags_(timed ? 0 : kEventDisableTiming) {}
   ~EventPool();
 
   class Event {
@@ -36,6 +38,7 @@ class EventPool : public std::enable_shared_from_this<EventPool> {
   void give_back(EventHandle handle);
 
   std::shared_ptr<const Device> device_;
+  const unsigned flags_;
   std::mutex mutex_;
   std::vector<EventHandle> free_;
 };

@@ -34,7 +34,8 @@
   X(event_record, cuEventRecord, (EventHandle, Stream))                                                          \
   X(event_query, cuEventQuery, (EventHandle))                                                                    \
   X(event_synchronize, cuEventSynchronize, (EventHandle))                                                        \
-  X(pointer_attribute, cuPointerGetAttribute, (void*, int, Pointer))                                             \
+  X(event_elapsed, cuEventElapsedTime, (float*, EventHandle, EventHandle))                                       \
+  X(pointer_attributes, cuPointerGetAttributes, (unsigned, int*, void**, Pointer))                               \
   X(address_range, cuMemGetAddressRange_v2, (Pointer*, std::size_t*, Pointer))                                   \
   X(ipc_get, cuIpcGetMemHandle, (IpcHandle*, Pointer))                                                           \
   X(ipc_open, cuIpcOpenMemHandle_v2, (Pointer*, IpcHandle, unsigned))                                            \

@@ -35,12 +35,14 @@ Result<Pointer> map_allocation(const Device& device, Allocation allocation, std:
   return address;
 }
 
+// Asked in the way that is no error of the driver's for memory that it does not know: debuggers and other tools of the
+// framework's count those. Then, and on failure, it is `none`.
 template <typename T>
-std::optional<T> attribute(const Driver& driver, const void* address, Attribute which) {
-  T value{};
-  const auto pointer = reinterpret_cast<Pointer>(address);
-  if (driver.pointer_attribute(&value, static_cast<int>(which), pointer) != kSuccess) return std::nullopt;
-  return value;
+T attribute(const Driver& driver, const void* address, Attribute which, T none = {}) {
+  T value = none;
+  int attribute = static_cast<int>(which);
+  void* data = &value;
+  return driver.pointer_attributes(1, &attribute, &data, reinterpret_cast<Pointer>(address)) == kSuccess ? value : none;
 }
 
 }  // namespace
@@ -145,8 +147,14 @@ Export DeviceMemory::told() const {
 // ---------------------------------------------------------------- the framework's
 
 Residence residence(const Driver& driver, const void* address) {
-  const auto type = attribute<unsigned>(driver, address, Attribute::kMemoryType);
-  return type == kMemoryTypeDevice ? Residence::kDevice : Residence::kHost;
+  return attribute<unsigned>(driver, address, Attribute::kMemoryType) == kMemoryTypeDevice ? Residence::kDevice
+                                                                                           : Residence::kHost;
+}
+
+bool readable(const Device& device, const void* address) {
+  const auto type = attribute<unsigned>(device.driver(), address, Attribute::kMemoryType);
+  if (type != kMemoryTypeDevice) return type == kMemoryTypeHost;
+  return attribute<int>(device.driver(), address, Attribute::kDeviceOrdinal, -1) == device.ordinal();
 }
 
 Status check_residence(const Device& device, const void* address) {
@@ -155,10 +163,11 @@ Status check_residence(const Device& device, const void* address) {
   const auto wrong = [&](std::string_view what) {
     return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "{}: {}", address, what);
   };
-  if (!type || *type != kMemoryTypeDevice) {
-    return wrong(type ? "it is host memory that CUDA has pinned; give it as CARDEA_MEMORY_HOST" : "it is no device memory");
+  if (type != kMemoryTypeDevice) {
+    return wrong(type == kMemoryTypeHost ? "it is host memory that CUDA has pinned; give it as CARDEA_MEMORY_HOST"
+                                         : "it is no device memory");
   }
-  const int ordinal = attribute<int>(driver, address, Attribute::kDeviceOrdinal).value_or(-1);
+  const int ordinal = attribute<int>(driver, address, Attribute::kDeviceOrdinal, -1);
   if (ordinal == device.ordinal()) return {};
   return wrong(fmt::format("it is memory of device {}; this rank uses device {}", ordinal, device.ordinal()));
 }
@@ -170,11 +179,11 @@ Result<Shareable> share(const std::shared_ptr<const Device>& device, const void*
     return Status(code, fmt::format("{} bytes at {}: {}", bytes, address, what), {.bytes = bytes});
   };
   if (const Status status = check_residence(*device, address); !status.ok()) return status.with_detail({.bytes = bytes});
-  if (attribute<unsigned>(driver, address, Attribute::kIsManaged).value_or(0) != 0) {
+  if (attribute<unsigned>(driver, address, Attribute::kIsManaged) != 0) {
     return wrong(CARDEA_ERR_UNSUPPORTED,
                  "managed memory cannot be shared between processes; allocate it by cudaMalloc or cardea_memory_alloc");
   }
-  if (attribute<void*>(driver, address, Attribute::kMempool).value_or(nullptr) != nullptr) {
+  if (attribute<void*>(driver, address, Attribute::kMempool) != nullptr) {
     return wrong(CARDEA_ERR_UNSUPPORTED,
                  "memory of a CUDA pool (cudaMallocAsync) cannot be shared here; allocate it by cudaMalloc or "
                  "cardea_memory_alloc (PyTorch: PYTORCH_CUDA_ALLOC_CONF=backend:native)");
@@ -196,7 +205,7 @@ Result<Shareable> share(const std::shared_ptr<const Device>& device, const void*
   told.address = at;
   told.offset = at - start;
   told.allocation = size;
-  if (attribute<unsigned>(driver, address, Attribute::kIsIpcCapable).value_or(0) != 0) {
+  if (attribute<unsigned>(driver, address, Attribute::kIsIpcCapable) != 0) {
     told.kind = Export::Kind::kIpcHandle;
     if (const Status status = device->check(driver.ipc_get(&told.handle, start), "cuIpcGetMemHandle"); !status.ok())
       return status;
@@ -230,7 +239,9 @@ Result<PeerMapping> PeerMapping::open(std::shared_ptr<const Device> device, cons
   if (told.process == static_cast<std::uint64_t>(getpid())) {
     // A rank of this very process. Memory of another device must be opened to this one; its context is active already.
     const int ordinal =
-        attribute<int>(driver, reinterpret_cast<const void*>(told.address), Attribute::kDeviceOrdinal).value_or(-1);
+        residence(driver, reinterpret_cast<const void*>(told.address)) == Residence::kDevice
+            ? attribute<int>(driver, reinterpret_cast<const void*>(told.address), Attribute::kDeviceOrdinal, -1)
+            : -1;
     if (ordinal < 0) return Status(CARDEA_ERR_PROTOCOL, "a region at an address that is no device memory of this process");
     if (ordinal != device->ordinal()) {
       return Status::error(CARDEA_ERR_UNSUPPORTED, "ranks of one process must share one GPU; one has device {}, one {}",

@@ -37,7 +37,7 @@ Status Runtime::use_device() {
   }
   Result<std::shared_ptr<const cuda::Device>> device = cuda::Device::open(std::move(*driver), ordinal);
   if (!device.ok()) return device.status();
-  Result<std::unique_ptr<cuda::Copier>> copier = cuda::Copier::make(std::move(*device), *this, name_);
+  Result<std::unique_ptr<cuda::Copier>> copier = cuda::Copier::make(std::move(*device), *this, name_, time_copies_);
   if (!copier.ok()) return copier.status();
   const auto held = lock();
   copier_ = std::move(*copier);
@@ -229,9 +229,14 @@ Status Runtime::map_device_region(Rank from, LayerRecord& layer, const RegionOff
 void Runtime::device_region_mapped(const transport::RegionKey& key, Result<cuda::PeerMapping> opened) {
   std::shared_ptr<const cuda::PeerMapping> mapping;  // if nobody waits any more, it goes here, where it may
   if (opened.ok()) mapping = std::make_shared<const cuda::PeerMapping>(std::move(*opened));
-  const auto held = lock();
+  auto held = lock();
   const auto found = peer_regions_.find(key);
-  if (found == peer_regions_.end()) return;
+  if (found == peer_regions_.end()) {
+    held.unlock();
+    mapping.reset();
+    held.lock();
+    return tell_unmapped(key);
+  }
   PeerRegion& known = found->second;
   known.opening = false;
   known.device = mapping;
@@ -267,7 +272,10 @@ bool Runtime::copy_by_gpu(const core::StartChunk& start) {
   std::uint64_t payload = 0;
   for (const cuda::CopyPiece& piece : order->pieces) payload += piece.bytes;
   const cardea_path_t path = start.from != cache::kNoEntry ? CARDEA_PATH_CACHE : CARDEA_PATH_NODE_GPU;
-  in_flight_[start.chunk] = {path, payload, slab.on_device, {}};
+  InFlight& flight = in_flight_.add(start.chunk);
+  flight.path = path;
+  flight.payload = payload;
+  flight.ordered = slab.on_device;
   order_copy(std::move(*order));
   return true;
 }
@@ -406,8 +414,8 @@ void Runtime::drop_staged(core::LayerNumber layer) {
 void Runtime::on_copies_queued(std::span<const std::uint64_t> tokens) {
   const auto held = lock();
   for (const std::uint64_t token : tokens) {
-    const auto flight = in_flight_.find(token);
-    if (flight == in_flight_.end() || !flight->second.ordered) continue;
+    const InFlight* const flight = in_flight_.find(token);
+    if (flight == nullptr || !flight->ordered) continue;
     core_.chunk_queued(token, now());
   }
   dispatch();
@@ -418,15 +426,25 @@ void Runtime::on_copy_done(std::uint64_t token, const Status& status) {
   on_chunk_done(token, status);
 }
 
+void Runtime::on_batch_timed(const cuda::CopyObserver::Batch& batch) {
+  static_assert(static_cast<int>(telemetry::GpuQueue::kPull) == static_cast<int>(cuda::Queue::kPull));
+  static_assert(static_cast<int>(telemetry::GpuQueue::kDownload) == static_cast<int>(cuda::Queue::kDownload));
+  const auto held = lock();
+  if (!recorder_) return;
+  recorder_->copied(now(), static_cast<telemetry::GpuQueue>(batch.queue), batch.number, batch.bytes, batch.orders,
+                    batch.span.begin, batch.span.took);
+}
+
 // ---------------------------------------------------------------- streams
 
 std::optional<Runtime::StreamView> Runtime::stream_view(core::ViewNumber view) const {
-  const auto found = stream_views_.find(view);
-  return found == stream_views_.end() ? std::nullopt : std::optional(found->second);
+  const StreamView* const found = stream_views_.find(view);
+  return found == nullptr ? std::nullopt : std::optional(*found);
 }
 
 Status Runtime::publish_on(cuda::Stream stream, LayerRecord& layer, Version version) {
   const core::LayerNumber number = layer.number;
+  std::vector<TableNote> notes;
   {
     const auto held = lock();
     if (layer.publishing) {
@@ -436,9 +454,13 @@ Status Runtime::publish_on(cuda::Stream stream, LayerRecord& layer, Version vers
     if (const Status status = core_.may_publish(number, version); !status.ok()) return status;
     layer.publishing = version;
     core_.hold(number);
+    note_published(layer, version, stream);
+    notes = take_table_notes();
   }
-  const auto then = [this, number, version](const Status& reached) {
-    const auto held = lock();
+  const bool in_table = !notes.empty();
+  const Status written = write_tables(std::move(notes), true);
+  const auto then = [this, number, version, in_table](const Status& reached) {
+    auto held = lock();
     LayerRecord& of = *by_number_.at(number);
     of.publishing.reset();
     const Status status = reached.ok() ? publish(of, version) : reached;
@@ -448,8 +470,13 @@ Status Runtime::publish_on(cuda::Stream stream, LayerRecord& layer, Version vers
     }
     core_.let_go(number);
     dispatch();
+    if (in_table || !status.ok()) return;
+    note_published(of, version, nullptr);  // somebody may have asked for the table since
+    std::vector<TableNote> late = take_table_notes();
+    held.unlock();
+    [[maybe_unused]] const Status entered = write_tables(std::move(late), true);  // it says itself what failed
   };
-  const Status status = copier_->when_reached(stream, then);
+  const Status status = written.ok() ? copier_->when_reached(stream, then) : written;
   if (status.ok()) return status;
   const auto held = lock();
   layer.publishing.reset();

@@ -11,9 +11,11 @@ namespace cardea::engine {
 namespace {
 
 std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
-  std::vector<core::LaneLimits> limits(4);
-  limits[kNetworkIn].chunks = options.chunks_in_flight;
-  limits[kNetworkIn].nic = 0;
+  std::vector<core::LaneLimits> limits(kNetworkIn + options.rails.size());
+  for (std::size_t rail = 0; rail < options.rails.size(); ++rail) {
+    limits[kNetworkIn + rail].chunks = options.chunks_in_flight;
+    limits[kNetworkIn + rail].nic = 0;
+  }
   limits[kNodeCopy].chunks = kCopyChunks;
   // The GPU's copy engines take whole experts, and all that is wanted at once: a batch costs less than its pieces.
   for (const core::LaneNumber lane : {kGpuPull, kGpuUpload}) {
@@ -23,10 +25,18 @@ std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
   return limits;
 }
 
+std::vector<std::string> lane_names(const RuntimeOptions& options) {
+  std::vector<std::string> names{"node-copy", "gpu-pull", "gpu-upload"};
+  for (std::size_t rail = 0; rail < options.rails.size(); ++rail) {
+    names.push_back(network_lane_name(options.rails, rail));
+  }
+  return names;
+}
+
 std::unique_ptr<telemetry::Recorder> make_recorder(const RuntimeOptions& options) {
   if (options.record == 0) return nullptr;
   return std::make_unique<telemetry::Recorder>(
-      telemetry::RecorderOptions{options.self, {"network-in", "node-copy", "gpu-pull", "gpu-upload"}, options.record});
+      telemetry::RecorderOptions{options.self, lane_names(options), options.record});
 }
 
 }  // namespace
@@ -46,9 +56,15 @@ Runtime::Runtime(Executor& executor, Observer& observer, RuntimeOptions options)
 
 Runtime::~Runtime() = default;
 
-void Runtime::attach(std::vector<transport::Transport*> route) {
+void Runtime::attach(std::vector<transport::Transport*> route, const std::vector<std::uint32_t>& nics) {
   route_ = std::move(route);
   const auto held = lock();
+  for (Rank rank = 0; rank < route_.size(); ++rank) {
+    if (route_[rank] != nullptr) rails_[rank] = route_[rank]->rails(rank);
+  }
+  for (std::size_t rail = 0; rail < std::min(nics.size(), options_.rails.size()); ++rail) {
+    core_.set_nic(kNetworkIn + static_cast<core::LaneNumber>(rail), nics[rail]);
+  }
   start_watch();
 }
 
@@ -153,7 +169,9 @@ void Runtime::copy_from_cache(const core::StartChunk& start) {
         pieces.push_back({slot_of(start, layer, segment) + offset, entry + layer.layout.offset(segment) + offset, bytes});
         payload += bytes;
       });
-  in_flight_[start.chunk] = {.path = CARDEA_PATH_CACHE, .payload = payload};
+  InFlight& flight = in_flight_.add(start.chunk);
+  flight.path = CARDEA_PATH_CACHE;
+  flight.payload = payload;
   enqueue([this, token = start.chunk, pieces = std::move(pieces)] {
     for (const Piece& piece : pieces) std::memcpy(piece.to, piece.from, piece.bytes);
     on_chunk_done(token, {});
@@ -200,12 +218,16 @@ transport::ChunkOrder Runtime::order_for(const core::StartChunk& start) {
   // Device memory that is not mapped here can't be read by a transport: its owner is asked.
   const auto readable = [&](const transport::RemotePiece& piece) { return !source.on_device.contains(piece.region.region); };
   if (!std::all_of(order.source_pieces.begin(), order.source_pieces.end(), readable)) order.source_pieces.clear();
-  InFlight flight{start.lane == kNetworkIn ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY, payload};
+  const bool by_network = start.lane >= kNetworkIn;
+  if (by_network) order.rail = start.lane - kNetworkIn;
+  InFlight& flight = in_flight_.add(start.chunk);
+  flight.path = by_network ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY;
+  flight.payload = payload;
+  flight.lane = start.lane;
   flight.source = start.source;
   flight.layer_id = layer.layer_id;
   flight.expert = start.expert;
   flight.since = now();
-  in_flight_[start.chunk] = flight;
   return order;
 }
 
@@ -222,6 +244,8 @@ Status Runtime::free_region(RegionNumber number) {
   for (const Rank peer : spoken_to_) send(peer, RegionsGone{{number}});
   auto kept = std::make_shared<Regions::Region>(std::move(regions_.at(number)));
   regions_.remove(number);
+  if (const auto exported = exported_.find(number); exported != exported_.end() && exported->second.to.empty())
+    exported_.erase(exported);
   enqueue([this, number, kept] {
     std::set<transport::Transport*> transports(route_.begin(), route_.end());
     for (transport::Transport* transport : transports) {
@@ -386,40 +410,58 @@ void Runtime::enter_in_table(LayerRecord& layer, Version version, const core::De
   }
 }
 
-std::vector<Runtime::Delivered> Runtime::take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max,
-                                              cuda::Stream stream, std::vector<cuda::SlotKey>* slots) {
+const std::vector<Runtime::Delivered>& Runtime::take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max,
+                                                     cuda::Stream stream, std::vector<cuda::SlotKey>* slots) {
   const Version version = core_.version_of(fetch);
-  std::vector<Delivered> delivered;
+  delivered_.clear();
   for (core::Delivery& delivery : core_.take(fetch, max)) {
     const Spot spot = spot_of(layer, delivery);
     enter_in_table(layer, version, delivery, spot);
     if (slots != nullptr && delivery.view != 0 && delivery.slot) {
       slots->push_back(slot_key(delivery.slab, *delivery.slot));
-      stream_views_.emplace(delivery.view, StreamView{stream, slots->back()});
+      stream_views_.set(delivery.view, StreamView{stream, slots->back()});
     }
-    delivered.push_back({std::move(delivery), spot});
+    delivered_.push_back({std::move(delivery), spot});
   }
-  if (recorder_ && !delivered.empty())
-    recorder_->of_fetch(now(), telemetry::What::kTake, fetch, static_cast<std::uint32_t>(delivered.size()));
-  return delivered;
+  if (layer.device_table) note_taken(layer, version, stream);
+  if (recorder_ && !delivered_.empty())
+    recorder_->of_fetch(now(), telemetry::What::kTake, fetch, static_cast<std::uint32_t>(delivered_.size()));
+  return delivered_;
 }
 
 Status Runtime::release(core::ViewNumber view) {
+  const Status status = release_one(view, now());
+  note_releases();
+  dispatch();
+  return status;
+}
+
+void Runtime::release(std::span<const core::ViewNumber> views, std::vector<Status>& outcomes) {
   const Clock::time_point when = now();
+  for (const core::ViewNumber view : views) outcomes.push_back(release_one(view, when));
+  note_releases();
+  dispatch();
+}
+
+Status Runtime::release_one(core::ViewNumber view, Clock::time_point when) {
   Result<core::ReleasedView> released = core_.release(view, when);
   if (!released.ok()) return released.status();
   if (recorder_) recorder_->release(when, released->fetch, released->expert);
   if (watch_) watch_->moved.anything = when;
+  const StreamView* const on_stream = stream_views_.find(view);
+  const cuda::Stream stream = on_stream == nullptr ? nullptr : on_stream->stream;
   stream_views_.erase(view);
   LayerRecord& layer = *by_number_.at(released->layer);
-  if (!layer.local_of.contains(released->expert) && --layer.table_views[released->expert] == 0) {
+  if (layer.local_of.contains(released->expert)) return {};
+  const bool last = --layer.table_views[released->expert] == 0;
+  if (layer.device_table) note_released(layer, released->expert, last, stream);
+  if (last) {
     cardea_expert_entry_t& entry = layer.table[released->expert];
     entry.version = kNoVersion;
     entry.slot = CARDEA_NO_SLOT;
     const auto first = layer.table_segments.begin() + static_cast<std::ptrdiff_t>(released->expert * layer.layout.count());
     std::fill_n(first, layer.layout.count(), nullptr);
   }
-  dispatch();
   return {};
 }
 
@@ -462,22 +504,22 @@ Status Runtime::as_of_a_reader(const Status& status, const InFlight& chunk) {
 
 void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
   const auto held = lock();
-  const auto flight = in_flight_.find(token);
-  if (flight == in_flight_.end()) return;
-  if (status.ok() && upload_bounced(token, flight->second)) return dispatch();
+  InFlight* const flight = in_flight_.find(token);
+  if (flight == nullptr) return;
+  if (status.ok() && upload_bounced(token, *flight)) return dispatch();
   if (status.ok()) {
-    std::uint64_t& bytes = flight->second.path == CARDEA_PATH_NETWORK    ? bytes_.network_received
-                           : flight->second.path == CARDEA_PATH_NODE_GPU ? bytes_.node_gpu
-                                                                         : bytes_.node_copied;
-    bytes += flight->second.payload;
+    std::uint64_t& bytes = flight->path == CARDEA_PATH_NETWORK    ? bytes_.network_received
+                           : flight->path == CARDEA_PATH_NODE_GPU ? bytes_.node_gpu
+                                                                  : bytes_.node_copied;
+    bytes += flight->payload;
     if (watch_) {
       watch_->moved.anything = executor_.now();
-      if (flight->second.source != kNoRank) watch_->moved.from[flight->second.source] = executor_.now();
+      if (flight->source != kNoRank) watch_->moved.from[flight->source] = executor_.now();
     }
-    if (flight->second.path == CARDEA_PATH_NETWORK) heard(flight->second.source);
+    if (flight->path == CARDEA_PATH_NETWORK) heard(flight->source);
   }
-  const Status outcome = as_of_a_reader(status, flight->second);
-  in_flight_.erase(flight);
+  const Status outcome = as_of_a_reader(status, *flight);
+  in_flight_.erase(token);
   core_.chunk_done(token, outcome, executor_.now());
   dispatch();
   if (core_.chunks_in_flight() == 0) observer_.on_change();

@@ -55,7 +55,9 @@ struct RuntimeOptions {
   Rank self = 0;
   std::vector<Node> node_of;  // by rank
   std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
-  std::uint32_t chunks_in_flight = 8;
+  std::uint32_t chunks_in_flight = 8;  // on each rail
+  /// Names of the NICs by which chunks come side by side: the rails of the transport to other nodes.
+  std::vector<std::string> rails = {""};
   cache::NodeCache* cache = nullptr;  // this rank's hand on its node's; must outlive the runtime
   std::vector<Rank> node_ranks;       // by local number in the cache
   std::size_t record = 0;             // records that the recorder's ring holds; 0: none is made
@@ -96,8 +98,9 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   ~Runtime() override;
 
   /// Before anything else, on a thread that ends up being, or happens before, the executor's. `route[rank]` is the transport
-  /// that reaches the rank, null for this rank; the transports must outlive close().
-  void attach(std::vector<transport::Transport*> route);
+  /// that reaches the rank, null for this rank; the transports must outlive close(). `nics`: for each rail, by which number
+  /// the node's ranks count what its NIC carries; none: all of them as 0.
+  void attach(std::vector<transport::Transport*> route, const std::vector<std::uint32_t>& nics = {});
 
   std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
   core::Core& core() { return core_; }
@@ -107,6 +110,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   // ---- this rank's GPU (gpu.cc); without the mutex, unless said otherwise
   /// Finds the driver and this rank's device, once. UNSUPPORTED says what is missing; CONFIGURATION, DEVICE.
   Status use_device();
+  /// The GPU's copies are recorded with the device's own times, if no device is in use yet.
+  void time_copies() { time_copies_ = true; }
   /// Any thread. Null while no device memory is used; stays what it is from then on.
   cuda::Copier* copier() const { return gpu_.load(std::memory_order_acquire); }
   Result<RegionNumber> allocate_device(std::uint64_t bytes);
@@ -117,6 +122,20 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   /// Publishes, or tells that this rank has finished, when the stream has done what is queued on it now.
   Status publish_on(cuda::Stream stream, LayerRecord& layer, Version version);
   Status finish_on(cuda::Stream stream, LayerRecord& layer, Version version);
+  /// Makes the layer's expert table on the device, once (gpu_table.cc). INVALID_HANDLE if the layer ends meanwhile.
+  Result<std::shared_ptr<cuda::DeviceTable>> device_table(const std::shared_ptr<LayerRecord>& layer);
+  /// A change of a device table that was noted with the mutex held, and is to be written without.
+  struct TableNote {
+    std::shared_ptr<cuda::DeviceTable> table;
+    std::uint64_t number = 0;
+    bool wait = false;  // for the GPU to have written it
+  };
+  /// Those of the calls before, with the mutex that was held then.
+  std::vector<TableNote> take_table_notes() { return std::exchange(table_notes_, {}); }
+  /// The first failure. On the executor's thread (`may` false) the copier's writes them, soon.
+  Status write_tables(std::vector<TableNote> notes, bool may);
+  /// The home experts' version in the device table, with the mutex. Null stream: at once.
+  void note_published(LayerRecord& layer, Version version, cuda::Stream stream);
   /// Whose views say on which stream and in which slots they are read; with the mutex.
   struct StreamView {
     cuda::Stream stream = nullptr;
@@ -182,6 +201,10 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   /// BUSY; IN_PROGRESS while copies into it are under way.
   Status destroy_slab(SlabRecord& slab);
 
+  /// Whether no other rank maps any of this device memory, with the mutex (gpu_exports.cc). IN_PROGRESS names one that does;
+  /// BUSY while it is still a region.
+  Status unmapped(const void* address, std::uint64_t bytes) const;
+
   // ---- layers
   /// Announces this rank's part. The layer is ready once formed() is OK; IN_PROGRESS until then, else why it failed, and
   /// then it must be dropped. BUSY (layer_id in use), LIMIT (announcement too large), NO_MEMORY.
@@ -208,9 +231,13 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     Spot spot;
   };
   /// Views of a fetch on a stream are ready in the order of the GPU: `slots` gets those that the stream must wait for.
-  std::vector<Delivered> take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max, cuda::Stream stream = nullptr,
-                              std::vector<cuda::SlotKey>* slots = nullptr);
+  /// What it returns stays until the next call.
+  const std::vector<Delivered>& take(LayerRecord& layer, core::FetchNumber fetch, std::size_t max,
+                                     cuda::Stream stream = nullptr, std::vector<cuda::SlotKey>* slots = nullptr);
+  /// INVALID_HANDLE.
   Status release(core::ViewNumber view);
+  /// The same for each; `outcomes` gets one status more for each.
+  void release(std::span<const core::ViewNumber> views, std::vector<Status>& outcomes);
   void cancel(core::FetchNumber fetch, const Status& why);
   void cancel_all(const Status& why);
   void destroy_fetch(core::FetchNumber fetch);
@@ -238,6 +265,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   Result<transport::Lease> lend(Rank asker, const transport::ExpertAddress& expert, std::uint64_t offset,
                                 std::uint64_t bytes) override;
   void give_back(std::uint64_t lease, std::uint64_t bytes_sent) override;
+  void on_rails_changed(Rank peer, const transport::RailRun& rails) override;
 
  private:
   struct Early {  // what arrived for a layer before this rank has begun it
@@ -251,10 +279,12 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     bool ordered = false;            // the GPU keeps the order of its slot
     std::shared_ptr<Bounce> bounce;  // lands in host memory first
     Rank source = kNoRank;           // none: copied out of the node cache
+    core::LaneNumber lane = 0;
     std::uint32_t layer_id = 0;
     ExpertIndex expert = 0;
     Clock::time_point since{};
     bool warned = false, given_up = false;
+    void recycle() { *this = {}; }
   };
 
   // runtime.cc
@@ -269,6 +299,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   bool copy_from_mapping(const core::StartChunk& start, const transport::ChunkOrder& order);
   std::byte* slot_of(const core::StartChunk& start, const LayerRecord& layer, std::size_t segment) const;
   Spot spot_of(const LayerRecord& layer, const core::Delivery& delivery) const;
+  Status release_one(core::ViewNumber view, Clock::time_point when);
   void enter_in_table(LayerRecord& layer, Version version, const core::Delivery& delivery, const Spot& spot);
 
   // gpu.cc
@@ -286,10 +317,29 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void drop_staged(core::LayerNumber layer);
   void on_copies_queued(std::span<const std::uint64_t> tokens) override;
   void on_copy_done(std::uint64_t token, const Status& status) override;
+  void on_batch_timed(const cuda::CopyObserver::Batch& batch) override;
   Status map_device_region(Rank from, LayerRecord& layer, const RegionOffer& offer, SourceRecord& source);
   void device_region_mapped(const transport::RegionKey& key, Result<cuda::PeerMapping> mapping);
   void destroy_on_copier(std::shared_ptr<const void> resource);
   static cuda::SlotKey slot_key(core::SlabNumber slab, core::SlotIndex slot) { return std::uint64_t{slab} << 32 | slot; }
+
+  // gpu_table.cc
+  void note_change(const LayerRecord& layer, cuda::TableChange change);
+  void note_taken(const LayerRecord& layer, Version version, cuda::Stream stream);
+  void note_released(const LayerRecord& layer, ExpertIndex expert, bool last, cuda::Stream stream);
+  void note_releases();
+  void drop_table(LayerRecord& layer);
+
+  // gpu_exports.cc
+  void note_exported(RegionNumber number, const void* base, std::uint64_t bytes, const std::vector<Rank>& to);
+  void tell_unmapped(const transport::RegionKey& region);
+  Status receive_unmapped(Rank from, const RegionsUnmapped& message);
+  void forget_importer(Rank rank);
+  void note_early_offer(Rank from, const Message& message);
+  void forget_early_offers(const std::vector<std::pair<Rank, Bytes>>& messages);
+  bool freed_early(const transport::RegionKey& region) const;
+  void receive_gone(Rank from, const RegionsGone& message);
+  void region_unused(const transport::RegionKey& region, PeerRegion& known);
 
   // layers.cc
   void place_local(const LayerRequest& request, LayerRecord& layer);
@@ -329,6 +379,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   RuntimeOptions options_;
   std::string name_;  // for the log
   std::vector<transport::Transport*> route_;
+  std::map<Rank, transport::RailRun> rails_;  // that lead to ranks of other nodes; with the mutex
 
   std::mutex mutex_;
   std::unique_ptr<telemetry::Recorder> recorder_;  // before the core, which notes into it
@@ -341,8 +392,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   std::map<std::pair<std::uint64_t, std::uint32_t>, std::uint32_t> instances_;  // of (group, layer_id) begun so far
   std::map<LayerKey, Early> early_;
   std::size_t early_bytes_ = 0;
-  std::deque<LayerKey> ended_;  // the last ones, whose late messages are dropped
-  std::unordered_map<core::ChunkNumber, InFlight> in_flight_;
+  std::deque<LayerKey> ended_;           // the last ones, whose late messages are dropped
+  core::NumberMap<InFlight> in_flight_;  // by chunk
   struct Lent {
     core::LayerNumber layer = 0;
     Rank to = kNoRank;
@@ -370,6 +421,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     std::uint32_t layers = 0;
     bool gone = false;
     std::uint64_t bytes = 0;
+    bool on_device = false;                           // device memory, whether or not it can be mapped here
     bool opening = false;                             // device memory: on its way to `device`; mapped: being brought in
     std::shared_ptr<const cuda::PeerMapping> device;  // null also if it could not be mapped
     std::vector<LayerKey> waiting;                    // layers that count it in `mapping`
@@ -378,13 +430,33 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   std::deque<transport::RegionKey> bringing_in_;  // mapped, and their pages come one part in each turn of the executor
   ByteCounters bytes_;
 
-  std::mutex making_device_;
+  std::atomic<bool> time_copies_{false};
+  std::mutex making_device_, making_table_;
   std::unique_ptr<cuda::Copier> copier_;     // set once
   std::atomic<cuda::Copier*> gpu_{nullptr};  // the same, for those who hold no mutex
   std::vector<cuda::CopyOrder> copies_;      // since the last dispatch
-  std::unordered_map<core::ViewNumber, StreamView> stream_views_;
+  std::vector<TableNote> table_notes_;       // since they were taken last
+  struct Releases {                          // of one layer and stream, in one call
+    const LayerRecord* layer = nullptr;
+    cuda::Stream stream = nullptr;
+    bool last = false;
+    std::vector<cuda::TableRow> rows;
+  };
+  std::vector<Releases> releases_;
+  struct Exported {  // a region of device memory that was offered to other ranks of the node
+    std::uint64_t base = 0, bytes = 0;
+    std::set<Rank> to;  // those that have not said that they have let go
+  };
+  std::map<RegionNumber, Exported> exported_;  // also of regions that were freed
+  struct EarlyOffer {
+    std::uint32_t messages = 0;  // that wait for their layers, and offer it
+    bool gone = false;
+  };
+  std::map<transport::RegionKey, EarlyOffer> early_offers_;  // of device memory
+  core::FlatMap<core::ViewNumber, StreamView> stream_views_;
 
-  std::vector<core::Action> spare_actions_;  // their memory is used again
+  std::vector<core::Action> spare_actions_;  // their memory is used again; likewise the next
+  std::vector<Delivered> delivered_;
   std::deque<std::function<void()>> outbox_;
   bool drain_posted_ = false;
   std::optional<std::pair<Clock::time_point, TimerId>> timer_;

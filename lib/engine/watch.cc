@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The runtime's half that watches its peers: carries out what liveness decides, and looks for what does not move.
 #include "lib/base/log.h"
+#include "lib/engine/lanes.h"
 #include "lib/engine/runtime.h"
 
 namespace cardea::engine {
@@ -84,28 +85,28 @@ void Runtime::look_for_stalls() {
   if (time - watch.looked < watch.options.liveness.interval) return;
   watch.looked = time;
   dump_if_stalled();  // before anything of it is given up
-  const auto lane_name = [](const InFlight& flight) {
-    return flight.path == CARDEA_PATH_NETWORK ? "network-in" : "node-copy";
+  const auto lane_name = [&](const InFlight& flight) {
+    return flight.path == CARDEA_PATH_NETWORK ? network_lane_name(options_.rails, flight.lane - kNetworkIn) : "node-copy";
   };
   std::vector<std::pair<core::ChunkNumber, Status>> given_up;
-  for (auto& [chunk, flight] : in_flight_) {
-    if (flight.source == kNoRank || flight.given_up) continue;
+  in_flight_.for_each([&](core::ChunkNumber chunk, InFlight& flight) {
+    if (flight.source == kNoRank || flight.given_up) return;
     const auto moved = watch.moved.from.find(flight.source);
     const Clock::time_point since = moved == watch.moved.from.end() ? flight.since : std::max(flight.since, moved->second);
     const Nanoseconds still = time - since;
-    if (still < watch.options.progress_warning) continue;
+    if (still < watch.options.progress_warning) return;
     const bool over = still >= watch.options.progress_limit;
-    if (flight.warned && !over) continue;
+    if (flight.warned && !over) return;
     const auto text =
         fmt::format("no progress for {:.1f} s: expert {} of layer {} from rank {}, lane \"{}\", {} bytes outstanding",
                     static_cast<double>(still.count()) / 1e9, flight.expert, flight.layer_id, flight.source,
                     lane_name(flight), flight.payload);
     log::print(log::Level::kWarn, name_, "engine", "{}", text);
     flight.warned = true;
-    if (!over) continue;
+    if (!over) return;
     flight.given_up = true;
     given_up.emplace_back(chunk, Status(CARDEA_ERR_TIMEOUT, text, {.peer = flight.source}));
-  }
+  });
   for (const auto& [chunk, why] : given_up) core_.give_up(chunk, why, time);
 
   if (const auto parked = core_.oldest_parked()) {

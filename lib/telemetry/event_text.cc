@@ -128,6 +128,10 @@ void EventText::write(const Record& record, std::string& out) const {
     case What::kReturn:
       fmt::format_to(to, "return lease={} bytes={}", body.id, body.bytes);
       break;
+    case What::kCopied:
+      fmt::format_to(to, "copied queue={} number={} bytes={} count={} began-ago={} took={}", record.lane, body.id,
+                     body.bytes, body.count, body.version, body.extra);
+      break;
     case What::kNone:
     case What::kLayer:
     case What::kNumbers:

@@ -37,12 +37,18 @@ enum class What : std::uint8_t {
   kLost,    // peer; count: 1 if it left of its own will
   kLend,    // to peer: id (lease), layer, expert, version, bytes
   kReturn,  // id (lease), bytes (sent)
+  kCopied,  // copies of this rank's GPU that went together, told when they are done: lane (GpuQueue), id (number of the
+            // queue's), bytes, count of experts or chunks; by the device's own time, extra: ns that they took, version: ns
+            // ago that they began
   // about the job
   kLayer,    // layer, id (framework's number), count of experts, bytes of one, extra (segments), peer (members), path (of
              // experts of the node); the home of each expert follows in kNumbers
   kNumbers,  // continues the record before: a list of numbers, count of them in all
 };
 inline constexpr std::size_t kWhats = static_cast<std::size_t>(What::kNumbers) + 1;
+
+/// Of kCopied, in Record::lane.
+enum class GpuQueue : std::uint8_t { kPull, kUpload, kDownload };
 
 /// Flags of kFetch, in Record::path.
 inline constexpr std::uint8_t kGang = 1, kIntoSlots = 2, kWantsViews = 4;

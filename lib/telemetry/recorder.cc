@@ -143,6 +143,14 @@ void Recorder::give_back(Clock::time_point when, std::uint64_t lease, std::uint6
   add(when, What::kReturn, {.id = lease, .bytes = bytes});
 }
 
+void Recorder::copied(Clock::time_point when, GpuQueue queue, std::uint64_t number, std::uint64_t bytes, std::uint32_t count,
+                      Clock::time_point began, Nanoseconds took) {
+  const auto count_of = [](Nanoseconds time) { return static_cast<std::uint64_t>(std::max<std::int64_t>(0, time.count())); };
+  add(when, What::kCopied,
+      {.id = number, .version = count_of(when - began), .bytes = bytes, .extra = count_of(took), .count = count}, 0, 0,
+      static_cast<std::uint8_t>(queue));
+}
+
 void Recorder::layer(Clock::time_point when, const LayerFacts& facts, std::span<const Rank> homes) {
   add(when, What::kLayer,
       {.id = facts.layer_id,

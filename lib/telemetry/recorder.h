@@ -53,6 +53,10 @@ class Recorder {
   void lend(Clock::time_point when, std::uint64_t lease, const Chunk& chunk, Rank to);
   void give_back(Clock::time_point when, std::uint64_t lease, std::uint64_t bytes);
 
+  /// By this rank's GPU, which began and took so long by its own time.
+  void copied(Clock::time_point when, GpuQueue queue, std::uint64_t number, std::uint64_t bytes, std::uint32_t count,
+              Clock::time_point began, Nanoseconds took);
+
   /// A dump is written: only counted, since what led to it is recorded.
   void stalled() { ++counters_.stalls; }
 

@@ -41,10 +41,14 @@ std::string expert_name(std::uint32_t layer, std::uint32_t expert) {
 }  // namespace
 
 TraceSink::TraceSink(OutputFile file, const JobFacts& facts)
-    : file_(std::move(file)), self_(facts.self), shift_(facts.wall % kDay - facts.began) {
+    : file_(std::move(file)),
+      self_(facts.self),
+      first_queue_(kFirstLane + facts.lanes.size()),
+      shift_(facts.wall % kDay - facts.began) {
   std::vector<std::string> names = {"requests", "views", "serving"};
   names.insert(names.end(), facts.lanes.begin(), facts.lanes.end());
-  // In the order in which a reader wants them: requests, lanes, views, serving.
+  for (const char* queue : {"gpu pulls", "gpu uploads", "gpu downloads"}) names.emplace_back(queue);
+  // In the order in which a reader wants them: requests, lanes, the GPU's queues, views, serving.
   for (std::size_t i = 0; i < names.size(); ++i) {
     const std::size_t place = i == kRequests ? 1 : i >= kFirstLane ? i - kFirstLane + 2 : names.size() + i;
     tracks_.push_back({names[i], kVersions + static_cast<std::uint32_t>(place) * kRowsPerTrack});
@@ -184,6 +188,8 @@ void TraceSink::one(const Record& record) {
       if (const auto lease = lent_.extract(body.id); !lease.empty())
         end(record.when, lease.mapped(), fmt::format("\"sent\":{}", body.bytes));
       return;
+    case What::kCopied:
+      return copied(record);
     case What::kPublish:
       return moment(record.when, fmt::format("publish L{} v{}", body.layer - 1, body.version), "");
     case What::kFinish:
@@ -280,7 +286,7 @@ void TraceSink::take(const Record& record) {
 
 void TraceSink::start(const Record& record) {
   const Body& body = record.body;
-  Track& track = tracks_[std::min(kFirstLane + record.lane, tracks_.size() - 1)];
+  Track& track = tracks_[std::min(kFirstLane + record.lane, first_queue_ - 1)];
   const std::uint32_t thread = enter(track);
   chunks_[body.id] = thread;
   begin(record.when, thread, fmt::format("{} from rank {}", expert_name(body.layer, body.expert), body.peer),
@@ -288,6 +294,28 @@ void TraceSink::start(const Record& record) {
                     body.id, body.extra, body.bytes, class_name(record.urgency), path_name(record.path), body.version,
                     body.peer));
   pass(record, thread);
+}
+
+/// One after the other on the device, so one row does, and whole slices, since they are told when they are over.
+void TraceSink::copied(const Record& record) {
+  const Body& body = record.body;
+  const std::size_t queue = std::min<std::size_t>(record.lane, queue_until_.size() - 1);
+  Track& track = tracks_[first_queue_ + queue];
+  // A microsecond may be missing where the device's time was compared with the host's anew; slices do not overlap for it.
+  const std::int64_t end = record.when - static_cast<std::int64_t>(body.version) + static_cast<std::int64_t>(body.extra);
+  const std::int64_t begin = std::max(end - static_cast<std::int64_t>(body.extra), queue_until_[queue]);
+  const auto took = static_cast<std::uint64_t>(std::max<std::int64_t>(end - begin, 0));
+  queue_until_[queue] = begin + static_cast<std::int64_t>(took);
+  if (track.taken.empty()) {
+    track.taken.push_back(true);
+    name_thread(track.first_thread, track.name);
+  }
+  const double seconds = static_cast<double>(body.extra) * 1e-9;
+  event(fmt::format(
+      "\"ph\":\"X\",\"ts\":{},\"dur\":{}.{:03},\"tid\":{},\"cat\":\"gpu\",\"name\":\"{} copies, {:.1f} MB\","
+      "\"args\":{{\"batch\":{},\"bytes\":{},\"GB/s\":{:.1f}}}",
+      time(begin), took / 1000, took % 1000, track.first_thread, body.count, static_cast<double>(body.bytes) * 1e-6, body.id,
+      body.bytes, seconds > 0 ? static_cast<double>(body.bytes) * 1e-9 / seconds : 0.0));
 }
 
 void TraceSink::lost(std::uint64_t records) {

@@ -4,6 +4,7 @@
 //
 //   requests     a slice for each fetch, from its submission until nothing of it is outstanding
 //   LANE         a slice for each chunk on the way, in as many rows as overlap
+//   gpu ...      a slice for each batch of copies of the rank's GPU, by the device's own time: pulls, uploads, downloads
 //   views        a slice for each view, from its delivery to its release
 //   serving      a slice for each chunk that another rank is being sent
 //   versions     moments: publish, finish, collect, what others told, losses
@@ -64,6 +65,7 @@ class TraceSink final : public Sink {
   void outcome(const Record& record, std::uint8_t path);
   void take(const Record& record);
   void start(const Record& record);
+  void copied(const Record& record);
   void pass(const Record& record, std::uint32_t thread);
   void forget_flow(std::uint64_t id, std::uint32_t expert, const Fetch& fetch);
   std::uint32_t enter(Track& track);
@@ -78,7 +80,8 @@ class TraceSink final : public Sink {
 
   OutputFile file_;
   const Rank self_;
-  const std::int64_t shift_;  // from the steady clock to what the trace counts
+  const std::size_t first_queue_;  // of tracks_, by GpuQueue
+  const std::int64_t shift_;       // from the steady clock to what the trace counts
   std::vector<Track> tracks_;
   std::map<std::uint32_t, std::pair<std::size_t, std::size_t>> rows_;  // thread → track, row
   std::map<std::uint64_t, Fetch> fetches_;
@@ -88,6 +91,7 @@ class TraceSink final : public Sink {
   std::map<std::uint64_t, std::uint32_t> chunks_, lent_;  // → thread
   std::map<Wanted, std::uint32_t> views_;                 // → thread
   std::uint64_t next_flow_ = 1;
+  std::array<std::int64_t, 3> queue_until_{};  // by GpuQueue, when the last slice ends
 };
 
 }  // namespace cardea::telemetry

@@ -42,12 +42,12 @@ class CardeaMover final : public Mover {
     cardea_slab_desc_t slab = CARDEA_SLAB_DESC_INIT;
     slab.segments = segments.data();
     slab.num_segments = load_.segments;
-    slab.num_slots = load_.experts;
+    slab.num_slots = 2 * load_.experts;
     slab.placements = slots.data();
     slab.kind = CARDEA_MEMORY_CUDA;
     cardea_layer_desc_t layer = CARDEA_LAYER_DESC_INIT;
     check(cardea_slab_create(context_, &slab, &layer.slab), "cardea_slab_create");
-    const unsigned local = 2 * load_.experts;
+    const unsigned local = kParts * load_.experts;
     std::vector<std::uint32_t> mine;
     for (unsigned e = 0; e < local; ++e) mine.push_back(link_.rank() * local + e);
     layer.num_experts = 2 * local;
@@ -68,8 +68,8 @@ class CardeaMover final : public Mover {
     cardea_context_destroy(context_);
   }
 
-  void receive(unsigned half, bool) override {
-    const unsigned first = (1 - link_.rank()) * 2 * load_.experts + half * load_.experts;
+  void receive(unsigned part, bool) override {
+    const unsigned first = (1 - link_.rank()) * kParts * load_.experts + part * load_.experts;
     wanted_.clear();
     for (unsigned i = 0; i < load_.experts; ++i) wanted_.push_back(first + i);
     cardea_fetch_desc_t desc = CARDEA_FETCH_DESC_INIT;

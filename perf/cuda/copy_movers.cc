@@ -30,9 +30,9 @@ class IpcMover : public Mover {
   const char* source(unsigned segment, unsigned expert) const { return theirs_[segment] + expert * load_.segment(); }
 
   template <typename Copy>
-  void each(unsigned half, Copy copy) {
+  void each(unsigned part, Copy copy) {
     for (unsigned i = 0; i < load_.experts; ++i)
-      for (unsigned s = 0; s < load_.segments; ++s) copy(slots_.at(s, i), source(s, half * load_.experts + i));
+      for (unsigned s = 0; s < load_.segments; ++s) copy(slots_.at(s, i), source(s, part * load_.experts + i));
   }
 
  private:
@@ -42,8 +42,8 @@ class IpcMover : public Mover {
 class IpcCopy final : public IpcMover {
  public:
   using IpcMover::IpcMover;
-  void receive(unsigned half, bool) override {
-    each(half, [&](void* to, const void* from) {
+  void receive(unsigned part, bool) override {
+    each(part, [&](void* to, const void* from) {
       check_cuda(cudaMemcpyAsync(to, from, load_.segment(), cudaMemcpyDeviceToDevice, stream_), "cudaMemcpyAsync");
     });
   }
@@ -52,8 +52,8 @@ class IpcCopy final : public IpcMover {
 class IpcKernel final : public IpcMover {
  public:
   using IpcMover::IpcMover;
-  void receive(unsigned half, bool) override {
-    each(half, [&](void* to, const void* from) { copy_by_kernel(to, from, load_.segment(), stream_); });
+  void receive(unsigned part, bool) override {
+    each(part, [&](void* to, const void* from) { copy_by_kernel(to, from, load_.segment(), stream_); });
     check_cuda(cudaGetLastError(), "copy kernel");
   }
 };
@@ -71,11 +71,11 @@ class IpcBatch final : public IpcMover {
     return false;
 #endif
   }
-  void receive(unsigned half, bool) override {
+  void receive(unsigned part, bool) override {
 #if CUDART_VERSION >= 12080
     std::vector<void*> to;
     std::vector<const void*> from;
-    each(half, [&](void* t, const void* f) {
+    each(part, [&](void* t, const void* f) {
       to.push_back(t);
       from.push_back(f);
     });
@@ -93,7 +93,7 @@ class IpcBatch final : public IpcMover {
                "cudaMemcpyBatchAsync");
 #endif
 #else
-    static_cast<void>(half);
+    static_cast<void>(part);
 #endif
   }
 };
@@ -106,18 +106,18 @@ class MemcpyPeer final : public Mover {
     check_cuda(cudaGetDevice(&device_), "cudaGetDevice");
     peer_ = link_.swap(device_);
     check_cuda(cudaSetDevice(peer_), "cudaSetDevice");
-    theirs_ = std::make_unique<Arrays>(load_, 2 * load_.experts);
-    for (unsigned e = 0; e < 2 * load_.experts; ++e)
+    theirs_ = std::make_unique<Arrays>(load_, kParts * load_.experts);
+    for (unsigned e = 0; e < kParts * load_.experts; ++e)
       for (unsigned s = 0; s < load_.segments; ++s)
         write_pattern(theirs_->at(s, e), load_.segment(), seed(1 - link_.rank(), e, s), nullptr);
     check_cuda(cudaDeviceSynchronize(), "write_pattern");
     check_cuda(cudaSetDevice(device_), "cudaSetDevice");
     if (peer_ != device_) check_cuda(cudaDeviceEnablePeerAccess(peer_, 0), "cudaDeviceEnablePeerAccess");
   }
-  void receive(unsigned half, bool) override {
+  void receive(unsigned part, bool) override {
     for (unsigned i = 0; i < load_.experts; ++i)
       for (unsigned s = 0; s < load_.segments; ++s)
-        check_cuda(cudaMemcpyPeerAsync(slots_.at(s, i), device_, theirs_->at(s, half * load_.experts + i), peer_,
+        check_cuda(cudaMemcpyPeerAsync(slots_.at(s, i), device_, theirs_->at(s, part * load_.experts + i), peer_,
                                        load_.segment(), stream_),
                    "cudaMemcpyPeerAsync");
   }

@@ -25,12 +25,12 @@ Arrays::~Arrays() {
 }
 
 Mover::Mover(Link& link, const Load& load)
-    : link_(link), load_(load), home_(load, 2 * load.experts), slots_(load, load.experts) {
+    : link_(link), load_(load), home_(load, kParts * load.experts), slots_(load, 2 * load.experts) {
   check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   void* counter = nullptr;
   check_cuda(cudaMalloc(&counter, sizeof *wrong_), "cudaMalloc");
   wrong_ = static_cast<unsigned long long*>(counter);
-  for (unsigned e = 0; e < 2 * load_.experts; ++e)
+  for (unsigned e = 0; e < kParts * load_.experts; ++e)
     for (unsigned s = 0; s < load_.segments; ++s)
       write_pattern(home_.at(s, e), load_.segment(), seed(link_.rank(), e, s), stream_);
   check_cuda(cudaGetLastError(), "write_pattern");
@@ -51,15 +51,15 @@ void Mover::finish() {
 
 void Mover::poison() {
   for (unsigned s = 0; s < load_.segments; ++s)
-    check_cuda(cudaMemsetAsync(slots_.base(s), 0xa5, load_.segment() * load_.experts, stream_), "cudaMemset");
+    check_cuda(cudaMemsetAsync(slots_.base(s), 0xa5, load_.segment() * 2 * load_.experts, stream_), "cudaMemset");
   check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
 }
 
-std::uint64_t Mover::wrong(unsigned half) {
+std::uint64_t Mover::wrong(unsigned part) {
   check_cuda(cudaMemsetAsync(wrong_, 0, sizeof *wrong_, stream_), "cudaMemset");
   for (unsigned i = 0; i < load_.experts; ++i)
     for (unsigned s = 0; s < load_.segments; ++s)
-      count_wrong(slots_.at(s, slot_of(i)), load_.segment(), seed(1 - link_.rank(), half * load_.experts + i, s), wrong_,
+      count_wrong(slots_.at(s, slot_of(i)), load_.segment(), seed(1 - link_.rank(), part * load_.experts + i, s), wrong_,
                   stream_);
   unsigned long long found = 0;
   check_cuda(cudaMemcpyAsync(&found, wrong_, sizeof found, cudaMemcpyDeviceToHost, stream_), "cudaMemcpy");

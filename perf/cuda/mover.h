@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ways of bringing experts from another process's GPU into this one's, for one table: Cardea, and what it is compared with.
 //
-// Two ranks, each a process with a GPU of its own, make the same mover with the ends of one link. Each holds 2n experts of
-// `segments` segments at home and has n slots; a transfer brings the first or the second n of the other rank's (in turns, so
-// that nothing that is needed lies in a slot already) into its slots, expert i of the half into slot i unless the mover says
-// otherwise. Sources hold a pattern, so that what has come can be counted right or wrong.
+// Two ranks, each a process with a GPU of its own, make the same mover with the ends of one link. Each holds three parts of
+// n experts of `segments` segments at home and has 2n slots; a transfer brings one part of the other rank's into n of its
+// slots, expert i of the part into slot i unless the mover says otherwise. Parts are taken in turns, so that nothing that is
+// wanted lies in a slot already, and 2n slots let a transfer be queued while the one before it is under way. Sources hold a
+// pattern, so that what has come can be counted right or wrong.
 //
 // A rank's mover is used by one thread. Errors are exceptions: std::runtime_error with the call's name.
 #pragma once
@@ -19,6 +20,8 @@
 #include "perf/cuda/link.h"
 
 namespace cardea::perf {
+
+inline constexpr unsigned kParts = 3;
 
 /// Throws unless the CUDA call went well.
 void check_cuda(cudaError_t status, const char* call);
@@ -51,10 +54,10 @@ class Mover {
   Mover(Link& link, const Load& load);
   virtual ~Mover();
 
-  /// Queues the transfer of a half (0 or 1) into this rank. `both`: the other rank receives at the same time.
-  virtual void receive(unsigned half, bool both) = 0;
+  /// Queues the transfer of a part into this rank. `both`: the other rank receives at the same time.
+  virtual void receive(unsigned part, bool both) = 0;
   /// The other rank's part of a transfer that only one receives; nothing where that is passive.
-  virtual void serve(unsigned half);
+  virtual void serve(unsigned part);
   /// Waits for what receive() or serve() has queued.
   virtual void finish();
   /// The slot in which expert i of the last transfer lies.
@@ -62,8 +65,8 @@ class Mover {
 
   /// Fills the slots with what no source holds.
   void poison();
-  /// Bytes in the slots that are not those of a half of the other rank's experts.
-  std::uint64_t wrong(unsigned half);
+  /// Bytes of the last transfer's slots that are not those of the part of the other rank's experts.
+  std::uint64_t wrong(unsigned part);
 
  protected:
   static std::uint64_t seed(unsigned rank, unsigned expert, unsigned segment);

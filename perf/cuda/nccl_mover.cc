@@ -26,18 +26,18 @@ class NcclMover final : public Mover {
   }
   ~NcclMover() override { ncclCommDestroy(communicator_); }
 
-  void receive(unsigned half, bool both) override { group(half, both, true); }
-  void serve(unsigned half) override { group(half, true, false); }
+  void receive(unsigned part, bool both) override { group(part, both, true); }
+  void serve(unsigned part) override { group(part, true, false); }
 
  private:
-  void group(unsigned half, bool send, bool take) {
+  void group(unsigned part, bool send, bool take) {
     const int peer = 1 - static_cast<int>(link_.rank());
     check_nccl(ncclGroupStart(), "ncclGroupStart");
     for (unsigned i = 0; i < load_.experts; ++i)
       for (unsigned s = 0; s < load_.segments; ++s) {
         if (send)
           check_nccl(
-              ncclSend(home_.at(s, half * load_.experts + i), load_.segment(), ncclInt8, peer, communicator_, stream_),
+              ncclSend(home_.at(s, part * load_.experts + i), load_.segment(), ncclInt8, peer, communicator_, stream_),
               "ncclSend");
         if (take) check_nccl(ncclRecv(slots_.at(s, i), load_.segment(), ncclInt8, peer, communicator_, stream_), "ncclRecv");
       }

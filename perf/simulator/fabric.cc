@@ -77,7 +77,8 @@ void Fabric::serve(FlightId id) {
   const SimulatedRank& reader = *world_.ranks[flight->reader];
   const Node node = plan.node_of(flight->reader);
   std::uint32_t numa = 0;  // of the node cache's memory, if that takes part
-  if (chunk.from != cache::kNoEntry) numa = world_.nodes[node]->lies_in(reader.cached_at(chunk.from, chunk.range));
+  if (chunk.from != cache::kNoEntry && chunk.peer == kNoRank)
+    numa = world_.nodes[node]->lies_in(reader.cached_at(chunk.from, chunk.range));
   if (chunk.into != cache::kNoEntry) {
     numa = world_.nodes[node]->touch(reader.cached_at(chunk.into, chunk.range), chunk.range.bytes,
                                      cluster.numa(flight->reader));

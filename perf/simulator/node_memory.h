@@ -47,7 +47,7 @@ class NodeMemory {
   void check_rest(std::uint32_t ranks, std::uint64_t gone) {
     for (cache::EntryIndex i = 0; i < directory_->shape().entries; ++i) {
       const cache::Entry& entry = directory_->entry(i);
-      if (entry.state.load() != cache::Entry::kLive) continue;
+      if (entry.state.load() == cache::Entry::kEmpty) continue;
       if ((entry.pins.load() & ~gone) != 0) report_.violation(fmt::format("entry {} stays pinned", i));
       if ((entry.waiters.load() & ~gone) != 0) report_.violation(fmt::format("entry {} is still waited for", i));
     }

@@ -462,6 +462,10 @@ void SimulatedRank::report() const {
   report.cache_misses += cache_->counters().misses;
   report.cache_evicted += cache_->counters().evicted;
   report.cache_overdue += cache_->counters().overdue;
+  report.left_in_slots += cache_->counters().left_in_slots;
+  report.hits_in_slots += cache_->counters().hits_in_slots;
+  report.housed_again += cache_->counters().housed_again;
+  report.gone_from_slots += cache_->counters().gone;
 }
 
 }  // namespace cardea::simulator

@@ -33,6 +33,7 @@ struct Report {
   std::uint64_t deaths = 0, stops = 0, aborted = 0, collected = 0, wasted_bytes = 0, bytes_checked = 0, jumps = 0;
 
   std::uint64_t cache_hits = 0, cache_misses = 0, cache_evicted = 0, cache_bypassed = 0, cache_overdue = 0;
+  std::uint64_t left_in_slots = 0, hits_in_slots = 0, housed_again = 0, gone_from_slots = 0;  // cache::CacheCounters
 
   void violation(std::string what) {
     ++violation_count;

@@ -120,9 +120,10 @@ const Report& Simulation::run(const std::function<void(double)>& progress) {
     close();
   }
   for (const auto& rank : world_.ranks) rank->report();
-  const bool once =
-      world_.plan.caches() &&
-      report.deaths + report.failed_chunks + report.cache_evicted + report.cache_bypassed + report.cache_overdue == 0;
+  const bool once = world_.plan.caches() && report.deaths + report.failed_chunks + report.cache_evicted +
+                                                    report.cache_bypassed + report.cache_overdue + report.housed_again +
+                                                    report.gone_from_slots ==
+                                                0;
   if (once && report.repeated_network_bytes != 0)
     report.violation(
         fmt::format("{} bytes came over the network again to a node that had them", report.repeated_network_bytes));

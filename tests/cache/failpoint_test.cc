@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Real processes at one node cache, of which one is killed or stopped by itself right after a transition of the cache, while
-// it holds the lock, while it fetches, at any other. The others must go on within a second of noticing, with right bytes,
-// and nothing may be left behind. CARDEA_CACHE_CYCLES sets how often (default 300 of each).
+// it holds the lock, while it fetches, pulls, or has something in a slot, at any other. The others must go on within a
+// second of noticing, with right bytes, and nothing may be left behind. CARDEA_CACHE_CYCLES sets how often (default 300 of
+// each).
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,6 +32,8 @@ constexpr std::uint64_t kChunk = 8 << 10;
 constexpr std::uint32_t kChunks = kExpert / kChunk;
 constexpr unsigned kRanks = 3;
 constexpr unsigned kVictim = 0;
+constexpr LocalMask kAll = (1u << kRanks) - 1;
+constexpr std::uint32_t kSlots = 2;  // of each rank, from which others pull
 constexpr Nanoseconds kOverdue = std::chrono::milliseconds(20);
 constexpr Nanoseconds kPatience = std::chrono::milliseconds(20);
 
@@ -45,11 +49,35 @@ std::uint64_t weight(const Key& key, std::uint64_t word) {
   return key.expert * 1'000'003 + key.version * 7919 + word;
 }
 
+/// Slots that all ranks can read, as GPUs map one another's.
+class SharedSlots {
+ public:
+  SharedSlots()
+      : memory_(
+            static_cast<std::uint64_t*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0))) {}
+  ~SharedSlots() { munmap(memory_, kBytes); }
+  SharedSlots(const SharedSlots&) = delete;
+  SharedSlots& operator=(const SharedSlots&) = delete;
+  std::uint64_t* words(unsigned local, std::uint32_t slot) const {
+    return memory_ + (local * kSlots + slot) * (kExpert / 8);
+  }
+
+ private:
+  static constexpr std::size_t kBytes = kRanks * kSlots * kExpert;
+  std::uint64_t* memory_;
+};
+
 /// One rank in its own process.
 class Participant {
  public:
-  Participant(Arena& arena, unsigned local, std::function<void(Step)> at_step, const std::array<int, kRanks>& pidfds)
-      : arena_(arena), lock_(arena.directory().header().lock, kPatience), cache_(arena.directory(), lock_, [&] {
+  Participant(Arena& arena, const SharedSlots& shared, unsigned local, std::function<void(Step)> at_step,
+              const std::array<int, kRanks>& pidfds)
+      : arena_(arena),
+        shared_(shared),
+        local_(local),
+        random_(local + 1),
+        lock_(arena.directory().header().lock, kPatience),
+        cache_(arena.directory(), lock_, [&] {
           NodeCacheOptions options;
           options.local = local;
           options.locals = kRanks;
@@ -67,7 +95,9 @@ class Participant {
   /// Gets an expert, through the cache or alone, and checks it; false if its bytes are wrong.
   bool use(const Key& key, const std::function<void()>& look_around) {
     Refusal why{};
-    const auto entry = cache_.acquire(key, kExpert, kChunks, 0, false, cache_.tick(), why);
+    const LocalMask pullable = random_.chance(75) ? kAll : 0;
+    const auto entry = cache_.acquire(key, kExpert, kChunks, 0, false, cache_.tick(), why, pullable);
+    if (why == Refusal::kInSlots) return pull(key);
     if (!entry) return true;  // alone: nothing that could be wrong here
     while (!whole(*entry)) {
       look_around();
@@ -75,15 +105,44 @@ class Participant {
       for (std::uint32_t chunk = 0; chunk < kChunks && !moved; ++chunk) moved = move(*entry, chunk, key);
       if (!moved) usleep(200);
     }
-    bool right = true;
-    const auto* words = reinterpret_cast<const std::uint64_t*>(cache_.payload(*entry));
-    for (std::uint64_t word = 0; word < kExpert / 8; ++word) right &= words[word] == weight(key, word);
+    const bool right = is_right(reinterpret_cast<const std::uint64_t*>(cache_.payload(*entry)), key);
+    put_in_slot(*entry, key);
     cache_.release(*entry, false);
     return right;
   }
   NodeCache& cache() { return cache_; }
 
  private:
+  static bool is_right(const std::uint64_t* words, const Key& key) {
+    bool right = true;
+    for (std::uint64_t word = 0; word < kExpert / 8; ++word) right &= words[word] == weight(key, word);
+    return right;
+  }
+  bool pull(const Key& key) {
+    const auto entry = cache_.acquire_in_slots(key, kAll);
+    if (!entry) return true;
+    bool right = true;
+    if (const auto from = cache_.start_pull(*entry, kAll, local_)) {
+      right = is_right(shared_.words(from->local, from->slot), key);
+      cache_.end_pull(*entry);
+      put_in_slot(*entry, key);
+    }
+    cache_.release(*entry, false);
+    return right;
+  }
+  void put_in_slot(EntryIndex entry, const Key& key) {
+    const auto number = static_cast<std::uint32_t>(random_.below(kSlots));
+    if (slots_[number].offer) {
+      const Offer offer = *std::exchange(slots_[number].offer, std::nullopt);
+      if (cache_.withdraw(offer).pulled) slots_[number].left = offer.entry;
+    }
+    // Whoever pulls may be stopped for ever: its slot stays as it is, and this rank goes on.
+    if (slots_[number].left && cache_.pullers(*slots_[number].left) != 0) return;
+    slots_[number].left.reset();
+    std::uint64_t* const words = shared_.words(local_, number);
+    for (std::uint64_t word = 0; word < kExpert / 8; ++word) words[word] = weight(key, word);
+    slots_[number].offer = cache_.offer(entry, 1, number);
+  }
   bool whole(EntryIndex entry) const {
     for (std::uint32_t chunk = 0; chunk < kChunks; ++chunk) {
       if (!cache_.done(entry, chunk)) return false;
@@ -101,7 +160,15 @@ class Participant {
     return true;
   }
 
+  struct Slot {
+    std::optional<Offer> offer;
+    std::optional<EntryIndex> left;  // withdrawn, and perhaps still pulled from
+  };
   Arena& arena_;
+  const SharedSlots& shared_;
+  const unsigned local_;
+  test::Random random_;
+  std::array<Slot, kSlots> slots_;
   RobustLock lock_;
   NodeCache cache_;
 };
@@ -140,6 +207,7 @@ void cycle(std::uint64_t seed, int signal, Step step, unsigned nth, test::Shared
   Result<Arena> arena = Arena::create(Shape::of(6 * kExpert, kChunk).value());
   ASSERT_TRUE(arena.ok()) << arena.status().message();
   test::SharedBoard board;
+  const SharedSlots slots;
   std::array<pid_t, kRanks> pids{};
   for (unsigned local = 0; local < kRanks; ++local) {
     pids[local] = fork();
@@ -152,7 +220,7 @@ void cycle(std::uint64_t seed, int signal, Step step, unsigned nth, test::Shared
     if (!board.barrier(1, kRanks)) _exit(9);
     unsigned times = 0;
     Participant rank(
-        *arena, local,
+        *arena, slots, local,
         [&](Step now) {
           if (local != kVictim || now != step || ++times != nth) return;
           board.set(kStruck, 1);

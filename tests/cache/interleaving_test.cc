@@ -22,6 +22,8 @@ constexpr std::uint64_t kBlock = 4096;
 constexpr std::uint64_t kChunk = 1024;
 constexpr std::uint32_t kChunks = 4;
 constexpr unsigned kRanks = 3;
+constexpr LocalMask kAll = (1u << kRanks) - 1;
+constexpr std::uint32_t kSlots = 2;  // of each rank, in which others may pull experts
 
 std::byte weight(const Key& key, std::uint64_t at) {
   return static_cast<std::byte>(test::Random(key.expert * 131 + key.version)() >> (8 * (at % 7)) ^ at / 7);
@@ -69,7 +71,7 @@ struct Plan {
 
 struct Seen {
   std::uint64_t copies = 0, views = 0, killed = 0, killed_in_lock = 0, stopped = 0, overdue = 0, alone = 0, evicted = 0,
-                repairs = 0;
+                repairs = 0, pulls = 0, too_late = 0, pulled_by_somebody = 0, left_in_slots = 0, housed_again = 0, gone = 0;
 };
 
 class Schedule {
@@ -124,6 +126,9 @@ class Schedule {
       seen_.overdue += rank->cache->counters().overdue;
       seen_.evicted += rank->cache->counters().evicted;
       seen_.repairs += rank->cache->counters().repairs;
+      seen_.left_in_slots += rank->cache->counters().left_in_slots;
+      seen_.housed_again += rank->cache->counters().housed_again;
+      seen_.gone += rank->cache->counters().gone;
     }
     all_over_ = true;
     look_at_the_end();
@@ -140,7 +145,13 @@ class Schedule {
       options.at_step = [&schedule, this](Step) { schedule.step(*this); };
       cache = std::make_unique<NodeCache>(schedule.memory_.directory(), lock, options);
     }
+    struct Slot {
+      std::array<std::byte, kBlock> bytes{};
+      std::optional<Offer> offer;
+      std::optional<EntryIndex> left;  // withdrawn, and perhaps still pulled from
+    };
     const unsigned number;
+    std::array<Slot, kSlots> slots;
     ScheduledLock lock;
     test::Random random;
     std::unique_ptr<NodeCache> cache;
@@ -188,7 +199,9 @@ class Schedule {
     const Key key{{1, 1}, static_cast<ExpertIndex>(rank.random.below(3)), 1 + rank.random.below(2)};
     const bool unread = rank.random.chance(20);
     Refusal why{};
-    const auto entry = cache.acquire(key, kBlock, kChunks, unread ? 2 : 0, unread, cache.tick(), why);
+    const LocalMask pullable = rank.random.chance(70) ? kAll : 0;
+    const auto entry = cache.acquire(key, kBlock, kChunks, unread ? 2 : 0, unread, cache.tick(), why, pullable);
+    if (why == Refusal::kInSlots) return pull(rank, key);
     if (!entry) {
       ++seen_.alone;  // fetches for itself
       return;
@@ -208,9 +221,53 @@ class Schedule {
         step(rank);
       }
       ++seen_.views;
+      if (rank.random.chance(60)) put_in_slot(rank, *entry, key);
     }
     cache.release(*entry, rank.random.chance(10));
     if (rank.random.chance(10)) cache.retire(key.layer, 1);
+  }
+
+  /// What lies in slots alone. Whoever owns the slot may die, stop, or need it meanwhile.
+  void pull(RankState& rank, const Key& key) {
+    NodeCache& cache = *rank.cache;
+    const auto entry = cache.acquire_in_slots(key, kAll);
+    if (!entry) return;  // somebody has given it a payload, or needed its slot
+    hear_of_deaths(rank);
+    if (const auto from = cache.start_pull(*entry, kAll, rank.number)) {
+      const auto& slot = ranks_[from->local]->slots[from->slot];
+      for (std::uint64_t at = 0; at < kBlock; ++at) {
+        if (at % 600 == 0) step(rank);
+        if (slot.bytes[at] == weight(key, at)) continue;
+        ADD_FAILURE() << "the slot was reused under a puller: expert " << key.expert << ", byte " << at;
+        break;
+      }
+      ++seen_.pulls;
+      cache.end_pull(*entry);
+      if (rank.random.chance(60)) put_in_slot(rank, *entry, key);
+    } else {
+      ++seen_.too_late;
+    }
+    cache.release(*entry, false);
+  }
+
+  /// A slot is filled, and offered to the others; unless somebody still pulls from it.
+  void put_in_slot(RankState& rank, EntryIndex entry, const Key& key) {
+    const auto number = static_cast<std::uint32_t>(rank.random.below(kSlots));
+    RankState::Slot& slot = rank.slots[number];
+    if (slot.offer) {
+      const Offer offer = *std::exchange(slot.offer, std::nullopt);
+      if (rank.cache->withdraw(offer).pulled) slot.left = offer.entry;
+    }
+    if (slot.left && rank.cache->pullers(*slot.left) != 0) {
+      ++seen_.pulled_by_somebody;
+      return;
+    }
+    slot.left.reset();
+    for (std::uint64_t at = 0; at < kBlock; ++at) {
+      if (at % 1500 == 0) step(rank);
+      slot.bytes[at] = weight(key, at);
+    }
+    slot.offer = rank.cache->offer(entry, 1, number);
   }
 
   static bool whole(const NodeCache& cache, EntryIndex entry) {
@@ -275,11 +332,22 @@ class Schedule {
     std::uint64_t blocks = 0;
     for (EntryIndex i = 0; i < directory.shape().entries; ++i) {
       const Entry& entry = directory.entry(i);
-      if (entry.state.load() != Entry::kLive) continue;
+      const std::uint32_t state = entry.state.load();
+      if (state == Entry::kEmpty) continue;
       EXPECT_EQ(entry.pins.load(), 0u);
       EXPECT_EQ(entry.waiters.load(), 0u);
+      EXPECT_EQ(entry.pullers.load(), 0u);
+      for (const std::atomic<std::uint64_t>& place : entry.places) {
+        if (copy_state_of(place.load()) != CopyState::kInSlot) continue;
+        const RankState& holder = *ranks_[copy_holder_of(place.load())];
+        EXPECT_FALSE(holder.dead) << "it lies in the slot of one who died";
+        const auto& offer = holder.slots[copy_slot_of(place.load())].offer;
+        EXPECT_TRUE(offer && offer->entry == i) << "it lies in a slot that holds something else";
+      }
+      if (state == Entry::kInSlots && !Directory::placed(entry)) continue;
       EXPECT_TRUE(keys.emplace(entry.expert, entry.version).second) << "one key, two entries";
       EXPECT_EQ(directory.find({{1, 1}, entry.expert, entry.version}), i);
+      if (state == Entry::kInSlots) continue;
       for (std::uint32_t c = 0; c < kChunks; ++c)
         EXPECT_NE(state_of(directory.chunk_word(entry.first_block, c).load()), ChunkState::kClaimed);
       blocks += entry.blocks;
@@ -329,6 +397,12 @@ Seen run(std::uint64_t seeds, Plan plan) {
     sum.alone += seen.alone;
     sum.evicted += seen.evicted;
     sum.repairs += seen.repairs;
+    sum.pulls += seen.pulls;
+    sum.too_late += seen.too_late;
+    sum.pulled_by_somebody += seen.pulled_by_somebody;
+    sum.left_in_slots += seen.left_in_slots;
+    sum.housed_again += seen.housed_again;
+    sum.gone += seen.gone;
   });
   return sum;
 }
@@ -339,6 +413,12 @@ TEST(Interleaving, EveryViewIsRightAndNobodyWaitsForever) {
   EXPECT_GT(seen.alone, 0u);
   EXPECT_GT(seen.evicted, 0u);
   EXPECT_LT(seen.copies, seen.views * kChunks) << "nothing was shared";
+  EXPECT_GT(seen.left_in_slots, 100u);
+  EXPECT_GT(seen.pulls, 100u);
+  EXPECT_GT(seen.too_late, 0u) << "slots were needed before somebody could pull";
+  EXPECT_GT(seen.pulled_by_somebody, 0u) << "slots were needed while somebody pulled";
+  EXPECT_GT(seen.housed_again, 0u);
+  EXPECT_GT(seen.gone, 0u);
 }
 
 TEST(Interleaving, ThroughADeathAtAnyStep) {
@@ -347,6 +427,7 @@ TEST(Interleaving, ThroughADeathAtAnyStep) {
   EXPECT_GT(seen.killed_in_lock, 100u) << "among them holders of the lock";
   EXPECT_GT(seen.repairs, 100u);
   EXPECT_GT(seen.views, 3000u);
+  EXPECT_GT(seen.pulls, 100u);
 }
 
 TEST(Interleaving, ThroughAStopAtAnyStep) {
@@ -354,6 +435,7 @@ TEST(Interleaving, ThroughAStopAtAnyStep) {
   EXPECT_GT(seen.stopped, 300u);
   EXPECT_GT(seen.overdue, 10u) << "claims of the one that was stopped were taken over";
   EXPECT_GT(seen.views, 2000u);
+  EXPECT_GT(seen.pulls, 100u);
 }
 
 }  // namespace

@@ -5,7 +5,10 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "tests/cuda/gpu_job.h"
+#include "tests/telemetry/trace_check.h"
 
 namespace cardea::test {
 namespace {
@@ -170,6 +173,32 @@ TEST_F(GpuRun, NoContextOfAnotherDeviceBecomesActive) {
         EXPECT_TRUE(board.barrier(0, 2));
       },
       exchange);
+}
+
+TEST_F(GpuRun, TheTraceShowsWhenTheDeviceCopied) {
+  const std::filesystem::path directory =
+      std::filesystem::temp_directory_path() / ("cardea-gpu-traces-" + std::to_string(getpid()));
+  std::filesystem::create_directory(directory);
+  const std::string pattern = (directory / "%r.json").string();
+  run_ranks(2, [&](unsigned rank) {
+    setenv("CARDEA_TRACE", pattern.c_str(), 1);
+    Gpu gpu(rank);
+    const GpuShape shape{.weights = Weights::kMalloc, .slots = 4, .seed = seed};
+    std::uint64_t wanted = 0;
+    {
+      Job job(exchange, rank, "here");
+      GpuLayer layer(gpu, job, shape);
+      layer.publish(1);
+      EXPECT_EQ(layer.read(1, layer.foreign(), CARDEA_PATH_NODE_GPU), layer.foreign().size());
+      for (const std::uint64_t bytes : shape.segments) wanted += bytes * layer.foreign().size();
+      EXPECT_TRUE(board.barrier(0, 2));
+    }
+    const TraceFacts facts = check_trace(read_file((directory / (std::to_string(rank) + ".json")).string()));
+    EXPECT_EQ(facts.wrong, "");
+    ASSERT_TRUE(facts.slices.contains("gpu pulls"));
+    EXPECT_EQ(facts.bytes_in_slices.at("gpu pulls"), wanted);
+  });
+  std::filesystem::remove_all(directory);
 }
 
 TEST_F(GpuRun, AVersionIsPublishedAndFinishedWhenItsStreamGetsThere) {

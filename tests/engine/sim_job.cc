@@ -332,7 +332,7 @@ class JobRank final : public engine::Observer {
   }
 
   void read(Layer& layer, Open& open) {
-    for (engine::Runtime::Delivered& got : runtime_.take(*layer.record, open.fetch, SIZE_MAX)) {
+    for (const engine::Runtime::Delivered& got : runtime_.take(*layer.record, open.fetch, SIZE_MAX)) {
       const core::Delivery& delivery = got.delivery;
       job_.mix(delivery.expert * 64 + static_cast<unsigned>(delivery.path));
       job_.mix(static_cast<std::uint64_t>(runtime_.now().time_since_epoch().count()));

@@ -47,6 +47,10 @@ TEST(SimulatedJobs, KeepTheRulesWhateverHappens) {
     sum.waits += report->waits;
     sum.jumps += report->jumps;
     sum.pulled_bytes += report->pulled_bytes;
+    sum.left_in_slots += report->left_in_slots;
+    sum.hits_in_slots += report->hits_in_slots;
+    sum.housed_again += report->housed_again;
+    sum.gone_from_slots += report->gone_from_slots;
   });
   if (test::number_from_environment("TEST_SEEDS", kSeeds) < 100) return;  // too few to have everything in them
   for (const cardea_path_t path : {CARDEA_PATH_HOME, CARDEA_PATH_NODE_MAPPED, CARDEA_PATH_NODE_COPY, CARDEA_PATH_NETWORK})
@@ -64,6 +68,10 @@ TEST(SimulatedJobs, KeepTheRulesWhateverHappens) {
   EXPECT_GT(sum.wasted_bytes, 0u);
   EXPECT_GT(sum.bytes_checked, 0u);
   EXPECT_GT(sum.pulled_bytes, 0u);
+  EXPECT_GT(sum.left_in_slots, 0u);
+  EXPECT_GT(sum.hits_in_slots, 0u) << "nothing was pulled that lay in slots alone";
+  EXPECT_GT(sum.housed_again, 0u) << "nobody wanted otherwise what lay in slots alone";
+  EXPECT_GT(sum.gone_from_slots, 0u);
   EXPECT_GT(sum.waits, 0u) << "no view that nobody had taken was taken back";
   std::printf("%llu chunks, %llu went before more urgent ones\n", static_cast<unsigned long long>(sum.chunks),
               static_cast<unsigned long long>(sum.jumps));

@@ -135,6 +135,59 @@ TEST(SplitAndSwap, ARankThatFellBehindPullsFromThoseAhead) {
   EXPECT_GT(stopped, 5u);
 }
 
+TEST(SplitAndSwap, WhatLiesInSlotsIsNotFetchedAgainWhenTheCacheNeedsItsRoom) {
+  // A cache for 17 of the 48 experts of the other node, slots for all, and a rank that freezes and comes late to what the
+  // cache has had to give up: it pulls it from those who have it.
+  Plan plan = two_by_four();
+  plan.layers = 6;
+  plan.cache_bytes = 17 * kExpert;
+  plan.slots = 96;
+  plan.prefetch = false;
+  plan.stops = 1;
+  plan.stop_time = 5'000'000;
+  std::uint64_t left = 0, hits = 0, stopped = 0;
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    plan.seed = seed;
+    const Report report = run(plan);
+    left += report.left_in_slots;
+    hits += report.hits_in_slots;
+    stopped += report.stops;
+    EXPECT_EQ(report.repeated_network_bytes, 0u) << "seed " << seed;
+    EXPECT_EQ(report.gone_from_slots + report.housed_again + report.cache_bypassed, 0u) << "seed " << seed;
+    EXPECT_EQ(report.distinct_network_bytes, 2 * kRemote) << "seed " << seed;
+  }
+  EXPECT_GT(stopped, 10u);
+  EXPECT_GT(left, 100u);
+  EXPECT_GT(hits, 50u);
+}
+
+TEST(SplitAndSwap, WhatLiesInSlotsMayGoWhenTheyAreNeeded) {
+  // Slots for less than a layer: what the cache gave up, and lay in slots, is fetched again at times, and some of it pulled.
+  std::uint64_t hits = 0, gone = 0, deaths = 0;
+  for (std::uint64_t seed = 1; seed <= 60; ++seed) {
+    Plan plan = two_by_four();
+    plan.seed = seed;
+    plan.cache_bytes = 5 * kExpert;
+    plan.prefetch = seed % 3 == 0;
+    plan.slots = seed % 2 == 0 ? 5 : 12;
+    plan.stops = 3;
+    plan.stop_time = 500'000;
+    plan.deaths = seed % 2;
+    plan.cache_overdue = 100'000;
+    plan.chunk_delay = 3'000;
+    plan.parts = seed % 4 == 0 ? 30 : 0;
+    plan.gangs = seed % 5 == 0 ? 40 : 0;
+    plan.fetches = 2;
+    const Report report = run(plan);
+    hits += report.hits_in_slots;
+    gone += report.gone_from_slots;
+    deaths += report.deaths;
+  }
+  EXPECT_GT(hits, 20u);
+  EXPECT_GT(gone, 20u);
+  EXPECT_GT(deaths, 10u);
+}
+
 TEST(SplitAndSwap, SurvivesDeathsAndStops) {
   std::uint64_t pulled = 0, deaths = 0, stops = 0;
   for (std::uint64_t seed = 1; seed <= 30; ++seed) {

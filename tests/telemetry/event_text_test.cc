@@ -41,6 +41,7 @@ TEST(EventText, ALineForEachThing) {
   recorder.of_version(at(9), What::kFinish, 1, 5);
   recorder.told(at(10), 1, 3, 1, 5);
   recorder.lost(at(11), 1, true);
+  recorder.copied(at(12), GpuQueue::kDownload, 3, 64, 2, at(4), Nanoseconds(6));
   recorder.leave(at(12));
   EXPECT_EQ(text_of(recorder.recent()),
             "# layer number=0 id=7 experts=3 segments=3 expert-bytes=640 members=2 node-path=2 homes=0,0,1\n"
@@ -55,6 +56,7 @@ TEST(EventText, ALineForEachThing) {
             "9 2 finish layer=0 version=5\n"
             "10 2 told by=1 kind=3 layer=0 version=5\n"
             "11 2 lost peer=1 left=1\n"
+            "12 2 copied queue=2 number=3 bytes=64 count=2 began-ago=8 took=6\n"
             "12 2 leave\n");
 }
 

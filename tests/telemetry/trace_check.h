@@ -16,9 +16,10 @@
 namespace cardea::test {
 
 struct TraceFacts {
-  std::string wrong;                             // the first rule that is broken; empty: none
-  std::map<std::string, std::uint64_t> slices;   // by track, rows together, of all processes
-  std::map<std::string, std::uint64_t> moments;  // by first word
+  std::string wrong;                                     // the first rule that is broken; empty: none
+  std::map<std::string, std::uint64_t> slices;           // by track, rows together, of all processes
+  std::map<std::string, std::uint64_t> bytes_in_slices;  // by track, of slices that are told whole
+  std::map<std::string, std::uint64_t> moments;          // by first word
   std::set<std::uint64_t> processes;
   std::uint64_t flows = 0, flows_by_chunk = 0;  // complete ones, and those of them that pass a chunk
 };
@@ -73,6 +74,11 @@ inline TraceFacts check_trace(const std::string& text) {
       if (open.contains(thread)) refuse("slices overlap: " + event.dump());
       open[thread] = event.at("name");
       ++facts.slices[of];
+    } else if (phase == "X") {
+      if (open.contains(thread)) refuse("slices overlap: " + event.dump());
+      time[thread] = now + event.at("dur").get<double>();
+      ++facts.slices[of];
+      facts.bytes_in_slices[of] += event.at("args").value("bytes", std::uint64_t{0});
     } else if (phase == "E") {
       if (open.erase(thread) == 0) refuse("an end without a beginning: " + event.dump());
     } else if (phase == "i") {

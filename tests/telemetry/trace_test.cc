@@ -72,6 +72,16 @@ TEST_F(Trace, AFlowLeadsFromTheRequestByItsChunksToTheView) {
   EXPECT_EQ(facts.moments, (std::map<std::string, std::uint64_t>{{"finish", 1}, {"rank", 1}}));
 }
 
+TEST_F(Trace, BatchesOfTheGpuLieOneAfterTheOtherByTheDevicesTime) {
+  recorder.copied(at(5000), GpuQueue::kUpload, 1, 300, 2, at(1000), Nanoseconds(2000));
+  recorder.copied(at(6000), GpuQueue::kUpload, 2, 500, 1, at(2995), Nanoseconds(1005));  // a little early, by its clock
+  recorder.copied(at(7000), GpuQueue::kPull, 1, 7, 1, at(1500), Nanoseconds(0));
+  const test::TraceFacts facts = trace(recorder.recent());
+  EXPECT_EQ(facts.wrong, "");
+  EXPECT_EQ(facts.slices, (std::map<std::string, std::uint64_t>{{"gpu pulls", 1}, {"gpu uploads", 2}}));
+  EXPECT_EQ(facts.bytes_in_slices, (std::map<std::string, std::uint64_t>{{"gpu pulls", 7}, {"gpu uploads", 800}}));
+}
+
 TEST_F(Trace, ALaterFetchOfTheExpertHasItsOwnFlows) {
   for (const std::uint64_t fetch : {1u, 2u}) {
     const auto when = static_cast<std::int64_t>(fetch * 100);
@@ -133,12 +143,14 @@ TEST_F(Trace, FailedDestroyedAndBrokenFetchesKeepTheRules) {
 
 TEST_F(Trace, TheCheckFindsMistakes) {
   const std::string head = R"([{"pid":1,"tid":200000,"ph":"M","name":"thread_name","args":{"name":"requests"}},)";
-  for (const char* const body :
-       {R"({"pid":1,"tid":200000,"ph":"B","ts":5,"name":"a"}])",
-        R"({"pid":1,"tid":200000,"ph":"B","ts":5,"name":"a"},{"pid":1,"tid":200000,"ph":"E","ts":4}])",
-        R"({"pid":1,"tid":200000,"ph":"E","ts":4}])", R"({"pid":1,"tid":200001,"ph":"i","ts":4,"name":"x"}])",
-        R"({"pid":1,"tid":200000,"ph":"s","ts":5,"id":"0x1"}])", "{}",
-        R"({"pid":1,"tid":200000,"ph":"B","ts":5,"name":"a"},)"}) {
+  for (
+      const char* const body :
+      {R"({"pid":1,"tid":200000,"ph":"B","ts":5,"name":"a"}])",
+       R"({"pid":1,"tid":200000,"ph":"B","ts":5,"name":"a"},{"pid":1,"tid":200000,"ph":"E","ts":4}])",
+       R"({"pid":1,"tid":200000,"ph":"E","ts":4}])", R"({"pid":1,"tid":200001,"ph":"i","ts":4,"name":"x"}])",
+       R"({"pid":1,"tid":200000,"ph":"s","ts":5,"id":"0x1"}])",
+       R"({"pid":1,"tid":200000,"ph":"X","ts":5,"dur":3,"args":{}},{"pid":1,"tid":200000,"ph":"X","ts":7,"dur":3,"args":{}}])",
+       "{}", R"({"pid":1,"tid":200000,"ph":"B","ts":5,"name":"a"},)"}) {
     EXPECT_NE(test::check_trace(head + body).wrong, "") << body;
   }
 }

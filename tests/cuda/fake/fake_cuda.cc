@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
@@ -47,6 +48,7 @@ struct EventState {
   std::mutex mutex;
   std::condition_variable changed;
   std::uint64_t recorded = 0, done = 0;
+  std::chrono::steady_clock::time_point when;
 };
 struct CUevent_st {
   std::shared_ptr<EventState> state = std::make_shared<EventState>();  // streams may still use it when it is destroyed
@@ -337,28 +339,36 @@ FAKE cuMemHostUnregister(void* at) {
   const std::scoped_lock held(world().mutex);
   return world().ranges.erase(reinterpret_cast<Pointer>(at)) != 0 ? kSuccess : kInvalidValue;
 }
-FAKE cuPointerGetAttribute(void* data, int which, Pointer at) {
+FAKE cuPointerGetAttributes(unsigned count, int* which, void** data, Pointer at) {
   const std::scoped_lock held(world().mutex);
   const auto found = find(at);
-  if (found == world().ranges.end()) return kInvalidValue;
-  const Range& range = found->second;
-  const auto number = [&](unsigned value) { return std::memcpy(data, &value, sizeof value), kSuccess; };
-  switch (static_cast<Attribute>(which)) {
-    case Attribute::kMemoryType:
-      return number(range.host ? kMemoryTypeHost : kMemoryTypeDevice);
-    case Attribute::kIsManaged:
-      return number(range.managed ? 1 : 0);
-    case Attribute::kDeviceOrdinal:
-      return number(static_cast<unsigned>(range.device));
-    case Attribute::kIsIpcCapable:
-      return number(range.ipc ? 1 : 0);
-    case Attribute::kMempool: {
-      void* const pool = range.pool ? &world() : nullptr;
-      return std::memcpy(data, &pool, sizeof pool), kSuccess;
+  const Range range = found == world().ranges.end() ? Range{} : found->second;  // unknown memory has zeros, and is no error
+  const bool known = found != world().ranges.end();
+  for (unsigned i = 0; i < count; ++i) {
+    const auto number = [&](unsigned value) { std::memcpy(data[i], &value, sizeof value); };
+    switch (static_cast<Attribute>(which[i])) {
+      case Attribute::kMemoryType:
+        number(!known ? 0 : range.host ? kMemoryTypeHost : kMemoryTypeDevice);
+        break;
+      case Attribute::kIsManaged:
+        number(range.managed ? 1 : 0);
+        break;
+      case Attribute::kDeviceOrdinal:
+        number(known ? static_cast<unsigned>(range.device) : static_cast<unsigned>(-2));
+        break;
+      case Attribute::kIsIpcCapable:
+        number(range.ipc ? 1 : 0);
+        break;
+      case Attribute::kMempool: {
+        void* const pool = range.pool ? &world() : nullptr;
+        std::memcpy(data[i], &pool, sizeof pool);
+        break;
+      }
+      default:
+        return kInvalidValue;
     }
-    default:
-      return kInvalidValue;
   }
+  return kSuccess;
 }
 FAKE cuMemGetAddressRange_v2(Pointer* start, std::size_t* bytes, Pointer at) {
   const std::scoped_lock held(world().mutex);
@@ -563,8 +573,18 @@ FAKE cuEventRecord(EventHandle event, Stream stream) {
   enqueue(of(stream), [state = event->state, number] {
     const std::scoped_lock held(state->mutex);
     state->done = std::max(state->done, number);
+    state->when = std::chrono::steady_clock::now();
     state->changed.notify_all();
   });
+  return kSuccess;
+}
+FAKE cuEventElapsedTime(float* milliseconds, EventHandle from, EventHandle to) {
+  const std::scoped_lock held(from->state->mutex, to->state->mutex);
+  for (const EventState* state : {from->state.get(), to->state.get()}) {
+    if (state->recorded == 0) return kInvalidHandle;
+    if (state->done < state->recorded) return kNotReady;
+  }
+  *milliseconds = std::chrono::duration<float, std::milli>(to->state->when - from->state->when).count();
   return kSuccess;
 }
 FAKE cuEventQuery(EventHandle event) {

@@ -31,6 +31,9 @@ enum Op : std::uint8_t {
   kWriteWord,
   kWriteEntry,
   kWriteAnywhere,
+  kPull,  // what lies in slots alone
+  kOffer,
+  kWithdraw,
   kAttach,
   kOps
 };
@@ -77,8 +80,8 @@ class Node {
         const Key key{
             {1, static_cast<std::uint32_t>(draw.below(2))}, static_cast<ExpertIndex>(draw.below(8)), draw.below(3)};
         Refusal why{};
-        const auto entry =
-            cache.acquire(key, chunks * kChunk, chunks, draw.byte() % 4, draw.byte() % 2 == 1, draw.byte(), why);
+        const auto entry = cache.acquire(key, chunks * kChunk, chunks, draw.byte() % 4, draw.byte() % 2 == 1, draw.byte(),
+                                         why, draw.byte() % 4);
         if (!entry) return require(why != Refusal::kNone, "a refusal has a reason");
         require(*entry < memory_.shape().entries, "an entry is one of the directory's");
         require(cache.offset(*entry) <= kCapacity - chunks * kChunk, "an entry lies in the payload");
@@ -129,6 +132,34 @@ class Node {
       case kAsk:
         static_cast<void>(cache.used_bytes() + cache.tick());
         return;
+      case kPull: {
+        const Key key{
+            {1, static_cast<std::uint32_t>(draw.below(2))}, static_cast<ExpertIndex>(draw.below(8)), draw.below(3)};
+        const auto entry = cache.acquire_in_slots(key, 3);
+        if (!entry) return;
+        require(*entry < memory_.shape().entries, "an entry is one of the directory's");
+        if (const auto from = cache.start_pull(*entry, 3, local)) {
+          require(from->local == 1 - local, "nobody pulls from itself, or from a rank that there is not");
+          require(from->slab <= kMaxCopySlot && from->slot <= kMaxCopySlot, "numbers of a word");
+          ++served_;
+          cache.end_pull(*entry);
+        }
+        return cache.release(*entry, draw.byte() % 2 == 1);
+      }
+      case kOffer: {
+        if (held.empty() || offers_[local].size() > 64) return;
+        const auto at = std::next(held.begin(), static_cast<std::ptrdiff_t>(draw.below(held.size())));
+        if (const auto offer = cache.offer(at->first, draw.byte(), slots_++)) offers_[local].push_back(*offer);
+        return;
+      }
+      case kWithdraw: {
+        auto& offers = offers_[local];
+        if (offers.empty()) return;
+        const auto at = std::next(offers.begin(), static_cast<std::ptrdiff_t>(draw.below(offers.size())));
+        static_cast<void>(cache.withdraw(*at));
+        offers.erase(at);
+        return;
+      }
       case kWriteWord: {
         const auto word = static_cast<std::uint32_t>(draw.number(2) % memory_.shape().blocks);
         return memory_.directory().chunk_word(word, 0).store(draw.number(8));
@@ -168,6 +199,8 @@ class Node {
   DyingLock lock_;
   std::array<std::optional<NodeCache>, 2> ranks_;
   std::array<std::map<EntryIndex, Held>, 2> held_;
+  std::array<std::vector<Offer>, 2> offers_;
+  std::uint32_t slots_ = 0;
   std::size_t served_ = 0;
 };
 
@@ -178,7 +211,7 @@ bool run(ByteView input) {
 std::vector<Seed> seeds() {
   const auto acquire = [](Script& to, std::uint8_t local, std::uint8_t chunks, std::uint8_t expert) {
     to.byte(static_cast<std::uint8_t>(local << 7 | kAcquire)).byte(static_cast<std::uint8_t>(chunks - 1));
-    to.byte(0).byte(expert).byte(1).byte(0).byte(0).byte(0);
+    to.byte(0).byte(expert).byte(1).byte(0).byte(0).byte(0).byte(3);
   };
   Script shared;
   for (std::uint8_t expert = 0; expert < 6; ++expert) acquire(shared, expert % 2, 4, expert);
@@ -199,7 +232,20 @@ std::vector<Seed> seeds() {
   acquire(attach, 0, 1, 0);
   attach.byte(kAttach).byte(3).number(std::uint64_t{1} << 44, 8);
   attach.byte(kOnNic).byte(0).byte(2).byte(kAsk);
-  return {{"shared", shared.bytes()}, {"corrupted", corrupted.bytes()}, {"attach", attach.bytes()}};
+  // Four entries, offered and released, whose payload others need; then pulled.
+  Script in_slots;
+  for (std::uint8_t expert = 0; expert < 4; ++expert) {
+    acquire(in_slots, 0, 4, expert);
+    in_slots.byte(kOffer).byte(0).byte(1).byte(kRelease).byte(0).byte(0);
+  }
+  for (std::uint8_t expert = 4; expert < 8; ++expert) acquire(in_slots, 1, 4, expert);
+  for (std::uint8_t expert = 0; expert < 4; ++expert) in_slots.byte(1 << 7 | kPull).byte(0).byte(expert).byte(1).byte(0);
+  in_slots.byte(kWithdraw).byte(0).byte(kDie);
+  acquire(in_slots, 1, 4, 0);
+  return {{"shared", shared.bytes()},
+          {"corrupted", corrupted.bytes()},
+          {"attach", attach.bytes()},
+          {"in_slots", in_slots.bytes()}};
 }
 
 }  // namespace

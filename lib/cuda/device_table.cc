@@ -33,7 +33,9 @@ DeviceTable::DeviceTable(std::shared_ptr<const Device> device, std::uint32_t exp
       segments_(segments),
       versions_at_(up(experts * sizeof(std::int32_t))),
       segments_at_(versions_at_ + up(experts * sizeof(Version))),
-      written_(experts) {}
+      written_(experts),
+      said_(experts),
+      said_segments_(std::size_t{experts} * segments) {}
 
 Result<std::shared_ptr<DeviceTable>> DeviceTable::make(std::shared_ptr<const Device> device, std::uint32_t experts,
                                                        std::uint32_t segments) {
@@ -177,17 +179,21 @@ Status DeviceTable::put(TableChange& change) {
     if (capturing != 0)
       return Status(CARDEA_ERR_UNSUPPORTED, "the stream is being captured into a graph: the expert table is not written");
   }
-  if (change.kind != TableChange::Kind::kRead) {
-    std::sort(change.rows.begin(), change.rows.end(),
-              [](const TableRow& a, const TableRow& b) { return a.expert < b.expert; });
-    if (const Status status = wait_for_others(change, stream); !status.ok()) return status;
-  }
   if (change.kind == TableChange::Kind::kRead) {
     const Result<Mark> now = mark(stream);
     if (!now.ok()) return now.status();
     for (const TableRow& row : change.rows) newest(readers_[row.expert], *now);
     return {};
   }
+  if (const Status status = wait_for_others(change, stream); !status.ok()) return status;
+  if (change.kind == TableChange::Kind::kEmpty) {
+    for (const TableRow& row : change.rows) readers_.erase(row.expert);
+  }
+  // What a row says already is not written again: another stream may be reading it.
+  std::erase_if(change.rows, [&](const TableRow& row) { return says(change.kind, row); });
+  if (change.rows.empty()) return stream == own_ ? mark(stream).status() : Status();  // the caller waits for the mark
+  std::sort(change.rows.begin(), change.rows.end(),
+            [](const TableRow& a, const TableRow& b) { return a.expert < b.expert; });
   const std::size_t most = kBlockBytes / row_bytes(change.kind) * kBlocksAtOnce;
   for (std::size_t first = 0; first < change.rows.size(); first += most) {
     const std::span<const TableRow> rows = std::span(change.rows).subspan(first, std::min(most, change.rows.size() - first));
@@ -206,12 +212,40 @@ Status DeviceTable::put(TableChange::Kind kind, std::span<const TableRow> rows, 
   }
   for (const TableRow& row : rows) {
     written_[row.expert] = *now;
-    if (kind == TableChange::Kind::kEmpty) readers_.erase(row.expert);
+    note_said(kind, row, copied.ok());
   }
   for (Block& block : blocks_) {
     if (std::exchange(block.filling, false)) newest(block.reads, *now);
   }
   return copied;
+}
+
+// ---------------------------------------------------------------- what the rows say
+
+/// Whether the row says so when its last writer has got there.
+bool DeviceTable::says(TableChange::Kind kind, const TableRow& row) const {
+  const Said& now = said_[row.expert];
+  if (!now.known || now.version != row.version) return false;
+  if (kind == TableChange::Kind::kVersion) return true;
+  const Pointer* const pointers = said_segments_.data() + std::size_t{row.expert} * segments_;
+  for (std::size_t s = 0; s < segments_; ++s) {
+    const Pointer value = s < row.segments.size() ? row.segments[s] : 0;
+    if (pointers[s] != value && (value != 0 || kind == TableChange::Kind::kEmpty)) return false;
+  }
+  return now.slot == row.slot;
+}
+
+void DeviceTable::note_said(TableChange::Kind kind, const TableRow& row, bool known) {
+  Said& now = said_[row.expert];
+  now.known = known && (now.known || kind != TableChange::Kind::kVersion);
+  now.version = row.version;
+  if (kind == TableChange::Kind::kVersion) return;
+  now.slot = row.slot;
+  Pointer* const pointers = said_segments_.data() + std::size_t{row.expert} * segments_;
+  for (std::size_t s = 0; s < segments_; ++s) {
+    const Pointer value = s < row.segments.size() ? row.segments[s] : 0;
+    if (value != 0 || kind == TableChange::Kind::kEmpty) pointers[s] = value;
+  }
 }
 
 // ---------------------------------------------------------------- bytes

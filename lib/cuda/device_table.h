@@ -5,9 +5,9 @@
 //
 //   note() ──► inbox, in the order in which it was decided ── write() ──► queued on the streams
 //
-// Rows are copied from pinned memory, only those that changed, neighbours together. A row that another stream wrote, or
-// reads still, is written on the GPU after that: a write waits for the row's last writer, and one that empties it for those
-// who have said that they read it (kRead).
+// Rows are copied from pinned memory, only those that say something else than before, neighbours together. A row that
+// another stream wrote, or reads still, is written on the GPU after that: a write waits for the row's last writer, and one
+// that empties it for those who have said that they read it (kRead).
 //
 // Threads: note() may be called under any lock; it never calls the driver. write() calls the driver, may wait for the
 // device, and must be called neither under a lock nor by the engine thread. So must the others; the destructor waits for the
@@ -81,6 +81,11 @@ class DeviceTable {
     EventRef event;
   };
   using Marks = boost::container::small_vector<Mark, 2>;
+  struct Said {  // by a row, when its last writer has got there
+    bool known = true;
+    std::int32_t slot = CARDEA_NO_SLOT;
+    Version version = kNoVersion;
+  };
   struct Block {  // of pinned memory
     std::byte* memory = nullptr;
     std::size_t used = 0;
@@ -94,6 +99,8 @@ class DeviceTable {
   Status wait_for_others(const TableChange& change, Stream stream);
   Status put(TableChange::Kind kind, std::span<const TableRow> rows, Stream stream);
   Status copy(TableChange::Kind kind, std::span<const TableRow> rows, Stream stream);
+  bool says(TableChange::Kind kind, const TableRow& row) const;
+  void note_said(TableChange::Kind kind, const TableRow& row, bool known);
   void stage(TableChange::Kind kind, std::span<const TableRow> rows, std::byte* at);
   Result<std::byte*> room(std::size_t bytes);
   Result<Mark> mark(Stream stream);
@@ -114,7 +121,9 @@ class DeviceTable {
   std::deque<Block> blocks_;  // rows go into the last one; the first one was filled longest ago
   Status broken_;             // nobody can tell any more what the copies have done
   Batch batch_;
-  std::vector<Mark> written_;               // by expert: its row's last writer
+  std::vector<Mark> written_;  // by expert: its row's last writer
+  std::vector<Said> said_;     // likewise; the next for each expert and segment
+  std::vector<Pointer> said_segments_;
   std::map<std::uint32_t, Marks> readers_;  // of rows that are not empty
   std::vector<Mark> streams_;               // where each stream was used last
   std::uint64_t last_number_ = 0;

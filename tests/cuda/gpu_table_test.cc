@@ -50,6 +50,23 @@ class TableReader {
     copy(kept + pointers_ + versions_, table_.slots, slots_);
     return kept;
   }
+  /// The same of these entries alone: others may be on the way from one state to another.
+  std::byte* snapshot_of(const std::vector<cardea_view_t>& views, cuda::Stream stream) {
+    if (next_ == end_) throw std::runtime_error("too many snapshots");
+    std::byte* const kept = std::exchange(next_, next_ + each_);
+    for (const cardea_view_t& view : views) {
+      const auto copy = [&](std::byte* to, const void* from, std::uint64_t bytes) {
+        const std::uint64_t at = view.expert * bytes;
+        gpu_.must(gpu_.driver().copy(reinterpret_cast<cuda::Pointer>(to) + at, reinterpret_cast<cuda::Pointer>(from) + at,
+                                     bytes, stream),
+                  "cuMemcpyAsync");
+      };
+      copy(kept, table_.segments, sizeof(void*) * table_.num_segments);
+      copy(kept + pointers_, table_.versions, sizeof(std::uint64_t));
+      copy(kept + pointers_ + versions_, table_.slots, sizeof(std::int32_t));
+    }
+    return kept;
+  }
   Shown shown(const std::byte* kept) {
     const std::vector<std::byte> bytes = gpu_.download(kept, pointers_ + versions_ + slots_);
     Shown shown{std::vector<std::int32_t>(table_.num_experts), std::vector<std::uint64_t>(table_.num_experts),
@@ -186,6 +203,7 @@ TEST_F(GpuTable, WorkOfTheStreamFindsTheViewsBetweenNextAndRelease) {
     EXPECT_EQ(later.slots, first.slots);
     EXPECT_EQ(later.versions, first.versions);
     EXPECT_EQ(later.segments, first.segments);
+    EXPECT_TRUE(board.barrier(98, 2));  // the other reads from here until then
     CARDEA_MUST(cardea_layer_destroy(layer.handle));
     EXPECT_REFUSED(CARDEA_ERR_INVALID_HANDLE, ({"layer"}), cardea_layer_device_table(layer.handle, &later));
   });
@@ -293,6 +311,7 @@ TEST_F(GpuTable, TwoStreamsThatOpenTheSameExpertBothFindItUntilTheyReleaseIt) {
     }
     const TableReader::Shown shown = reader.now();
     for (const std::uint32_t expert : layer.foreign()) EXPECT_TRUE(reader.empty(shown, expert));
+    EXPECT_TRUE(board.barrier(98, 2));                // the other reads from here until then
     CARDEA_MUST(cardea_layer_destroy(layer.handle));  // its memory goes behind what the streams do
     gpu.must(gpu.driver().stream_destroy(other), "cuStreamDestroy");
   });
@@ -319,7 +338,7 @@ TEST_F(GpuTable, TwoFetchesOnTwoStreamsDoNotOverwriteEachOthersNews) {
             ASSERT_FALSE(views.empty());
             open[f].insert(open[f].end(), views.begin(), views.end());
           }
-          kept[f] = reader.snapshot(streams[f]);
+          kept[f] = reader.snapshot_of(open[f], streams[f]);
         }
         for (const cuda::Stream stream : streams) gpu.must(gpu.driver().stream_synchronize(stream), "cuStreamSynchronize");
         const TableReader::Shown all = reader.now();
@@ -336,6 +355,7 @@ TEST_F(GpuTable, TwoFetchesOnTwoStreamsDoNotOverwriteEachOthersNews) {
         CARDEA_MUST(cardea_fetch_destroy(fetch));
       }
     }
+    gpu.must(gpu.driver().stream_synchronize(other), "cuStreamSynchronize");
     EXPECT_EQ(reader.now().versions[rank * 16], 1u);
   });
 }

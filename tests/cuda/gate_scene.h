@@ -39,7 +39,10 @@ class Stopped {
     EXPECT_EQ(state_of(process_), 'T');
   }
   ~Stopped() { go_on(); }
-  void go_on() { kill(std::exchange(process_, 0), SIGCONT); }
+  void go_on() {
+    // Never 0: that is everybody in the process group, other tests' stopped ranks included.
+    if (const pid_t process = std::exchange(process_, 0); process != 0) kill(process, SIGCONT);
+  }
   void die() const { kill(process_, SIGKILL); }
   bool still() const { return state_of(process_) == 'T'; }
 

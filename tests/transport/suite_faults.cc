@@ -148,7 +148,8 @@ TEST_P(TransportSuite, LeasesOfAKilledAskerAreGivenBack) {
     if (rank.rank() == 1) {
       Pull pull(rank, 0);
       pull.start_all();
-      EXPECT_TRUE(rank.run_until([&] { return pull.done() >= 1; }));
+      // Not in the instant in which a second rail connects, which ends UCX 1.13.1 (docs/known-gaps.md).
+      EXPECT_TRUE(rank.run_until([&] { return pull.done() >= kChunks / 2; }));
       rank.die();
     }
     EXPECT_TRUE(rank.run_until([&] { return rank.seen().losses().contains(1); }));

@@ -238,8 +238,10 @@ Status Context::start_recording(const shm::Membership& membership) {
   Result<std::vector<std::unique_ptr<telemetry::Sink>>> sinks = telemetry::open_traces(settings_.traces, facts);
   if (!sinks.ok()) return sinks.status().within("CARDEA_TRACE");
   if (log::enabled(log::Level::kTrace, "events")) sinks->push_back(telemetry::log_sink(facts));
-  if (!sinks->empty()) runtime_->time_copies();
-  if (!sinks->empty()) consumer_ = std::make_unique<telemetry::Consumer>(*runtime_->recorder(), std::move(*sinks));
+  if (!sinks->empty()) {
+    runtime_->time_copies();
+    consumer_ = std::make_unique<telemetry::Consumer>(*runtime_->recorder(), std::move(*sinks));
+  }
   log::print(log::Level::kInfo, who, "api", "rank {} of {} on node {}, {} ranks on it; chunks of {} bytes, {} in flight; {}",
              self_, node_of_.size(), node_of_[self_], std::count(node_of_.begin(), node_of_.end(), node_of_[self_]),
              settings_.chunk_bytes, settings_.chunks_in_flight,

@@ -75,11 +75,12 @@ cardea_status_t submit(cardea_layer_t layer, const cardea_fetch_desc_t* desc, ca
       spec->wants_views = urgency == core::Class::kDemand;
       Result<core::FetchNumber> number = in.runtime().fetch(*spec);
       if (!number.ok()) return number.status();
-      in.fetches.objects.emplace(*number, FetchObject{object_of(layer.id), spec->wants_views, given->on_ready, given->user,
-                                                      static_cast<cardea::cuda::Stream>(given->stream)});
-      ++object.fetches;
-      in.fetches.find(*number)->nvtx_range =
+      FetchObject made{object_of(layer.id), spec->wants_views, given->on_ready, given->user,
+                       static_cast<cardea::cuda::Stream>(given->stream)};
+      made.nvtx_range =
           cardea::telemetry::nvtx_begin(spec->wants_views ? "fetch in progress" : "prefetch in progress", *number);
+      in.fetches.objects.emplace(*number, made);
+      ++object.fetches;
       const core::FetchCounts counts = in.runtime().core().counts(*number);
       if (counts.ready + counts.failed != 0 || counts.parked + counts.starved + counts.moving == 0)
         in.tell_callback(*number);

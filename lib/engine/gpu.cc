@@ -225,7 +225,7 @@ void Runtime::drop_unused(const std::vector<RegionNumber>& found) {
 Status Runtime::map_device_region(Rank from, LayerRecord& layer, const RegionOffer& offer, SourceRecord& source) {
   Result<cuda::Export> told = cuda::Export::decode(offer.descriptor, offer.bytes);
   if (!told.ok()) return told.status();
-  if (options_.node_of[from] != options_.node_of[options_.self]) return {};
+  if (!on_this_node(from)) return {};
   const transport::RegionKey key{from, offer.region};
   auto descriptor = std::make_shared<UniqueFd>();
   if (told->kind == cuda::Export::Kind::kDescriptor) *descriptor = route_[from]->take_descriptor(key, offer.bytes);

@@ -19,7 +19,7 @@ void Runtime::note_exported(RegionNumber number, const void* base, std::uint64_t
   exported.base = reinterpret_cast<std::uintptr_t>(base);
   exported.bytes = bytes;
   for (const Rank rank : to) {
-    if (options_.node_of[rank] == options_.node_of[options_.self] && !lost_.contains(rank)) exported.to.insert(rank);
+    if (on_this_node(rank) && !lost_.contains(rank)) exported.to.insert(rank);
   }
 }
 
@@ -79,8 +79,7 @@ void Runtime::receive_gone(Rank from, const RegionsGone& message) {
     known->second.gone = true;
     if (known->second.layers == 0) let_go_of(from, region);
   }
-  if (!nothing_here.regions.empty() && options_.node_of[from] == options_.node_of[options_.self] && !left_)
-    send(from, nothing_here);
+  if (!nothing_here.regions.empty() && on_this_node(from) && !left_) send(from, nothing_here);
 }
 
 /// It is gone, and no layer here lies in it: what is mapped of it is closed, and the owner told.
@@ -96,7 +95,7 @@ void Runtime::region_unused(const transport::RegionKey& region, PeerRegion& know
 }
 
 void Runtime::tell_unmapped(const transport::RegionKey& region) {
-  if (options_.node_of[region.owner] != options_.node_of[options_.self] || left_) return;
+  if (!on_this_node(region.owner) || left_) return;
   send(region.owner, RegionsUnmapped{{region.region}});
 }
 

@@ -20,8 +20,7 @@ constexpr std::uint32_t kMostGates = 1024;
 /// Without the mutex. Null where a fetch on a stream is to wait on the host for what comes over the network; the log says
 /// why.
 std::shared_ptr<cuda::GateSet> Runtime::make_gates(const core::SegmentLayout& layout, std::uint32_t slots) {
-  const auto elsewhere = [&](Node node) { return node != options_.node_of[options_.self]; };
-  if (std::none_of(options_.node_of.begin(), options_.node_of.end(), elsewhere)) return nullptr;
+  if (!has_other_nodes()) return nullptr;
   const auto without = [&](const Status& why) {
     if (!told_of_gates_.exchange(true)) {
       log::print(log::Level::kWarn, name_, "cuda",

@@ -201,7 +201,7 @@ void Runtime::announce_to_others(std::shared_ptr<LayerRecord> layer) {
 
 Result<Bytes> Runtime::offer_device(std::uint32_t number, std::uint64_t bytes, const DeviceBacking& device, Rank peer) {
   cuda::Export told = device.told();
-  if (options_.node_of[peer] != options_.node_of[options_.self]) {
+  if (!on_this_node(peer)) {
     // Nothing that another node could use; it asks.
     cuda::Export none;
     none.allocation = bytes;
@@ -391,7 +391,7 @@ void Runtime::form_if_complete(LayerRecord& layer) {
       }
       core::SourceOption option{rank, CARDEA_PATH_HOME, 0};
       if (rank != options_.self) {
-        const bool same_node = options_.node_of[rank] == options_.node_of[options_.self];
+        const bool same_node = on_this_node(rank);
         const SourceRecord& source = layer.sources.at(rank);
         const bool mapped = std::all_of(announce.places.begin(), announce.places.end(), [&](const SegmentPlace& place) {
           return source.mapped.contains(place.of(i).region);

@@ -67,7 +67,7 @@ Status Runtime::receive(Rank from, ByteView bytes) {
     return {};
   }
   if (const auto* notice = std::get_if<NodeNotice>(&*message)) {
-    if (options_.node_of[from] != options_.node_of[options_.self])
+    if (!on_this_node(from))
       return Status::error(CARDEA_ERR_PROTOCOL, "rank {} of another node speaks of this node's cache", from);
     if (notice->entry != cache::kNoEntry) core_.entry_changed(notice->entry, now());
     if (notice->nic != core::kNoNic) core_.nic_free(notice->nic, now());
@@ -137,7 +137,7 @@ void Runtime::lose(Rank peer, const Status& why) {
   observer_.on_change();
   if (!watch_) return;
   const bool left = departed_.contains(peer);
-  const bool proven = left || options_.node_of[peer] == options_.node_of[options_.self];
+  const bool proven = left || on_this_node(peer);
   watch_->liveness.noticed(peer, left ? Loss::kLeft : Loss::kDied, proven, why.message(), now());
   carry_out_watch();
 }

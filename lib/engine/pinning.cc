@@ -14,8 +14,7 @@ void Runtime::pin_host_memory() {
   for (const auto& [key, region] : peer_regions_) {
     if (!region.opening) pin_region(key);
   }
-  const auto elsewhere = [&](Node node) { return node != options_.node_of[options_.self]; };
-  if (options_.cache == nullptr || std::none_of(options_.node_of.begin(), options_.node_of.end(), elsewhere)) return;
+  if (options_.cache == nullptr || !has_other_nodes()) return;
   copier_->post([this] { pin_cache(0); });
 }
 
@@ -40,8 +39,9 @@ void Runtime::pin_cache(std::uint64_t from) {
 
 /// With the mutex. Does nothing without a copier: pin_host_memory comes to it.
 void Runtime::pin_region(const transport::RegionKey& key) {
-  if (!copier_ || peer_regions_.at(key).base == nullptr) return;
-  copier_->post([this, key, base = peer_regions_.at(key).base, bytes = peer_regions_.at(key).bytes] {
+  const PeerRegion& region = peer_regions_.at(key);
+  if (!copier_ || region.base == nullptr) return;
+  copier_->post([this, key, base = region.base, bytes = region.bytes] {
     // It stays mapped meanwhile: what lets go of it comes behind this (let_go_of).
     Result<cuda::Registration> made = cuda::Registration::make(copier_->device(), base, bytes, false);
     const auto held = lock();

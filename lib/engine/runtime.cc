@@ -68,6 +68,12 @@ void Runtime::attach(std::vector<transport::Transport*> route, const std::vector
   start_watch();
 }
 
+/// Whether anything can come over the network.
+bool Runtime::has_other_nodes() const {
+  const Node own = options_.node_of[options_.self];
+  return std::any_of(options_.node_of.begin(), options_.node_of.end(), [&](Node node) { return node != own; });
+}
+
 // ---------------------------------------------------------------- carrying out
 
 void Runtime::dispatch() {

@@ -344,6 +344,10 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void receive_gone(Rank from, const RegionsGone& message);
   void region_unused(const transport::RegionKey& region, PeerRegion& known);
 
+  // runtime.cc
+  bool on_this_node(Rank rank) const { return options_.node_of[rank] == options_.node_of[options_.self]; }
+  bool has_other_nodes() const;
+
   // gpu_gates.cc
   std::shared_ptr<cuda::GateSet> make_gates(const core::SegmentLayout& layout, std::uint32_t slots);
   core::GateLimits gate_limits(const SlabRecord& slab) const;

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Entries that lie in ranks' slots.
-#include <gtest/gtest.h>
-
-#include "lib/cache/node_cache.h"
-#include "tests/cache/plain_memory.h"
+#include "tests/cache/three_ranks.h"
 
 namespace cardea::cache {
 namespace {
@@ -12,18 +9,9 @@ constexpr std::uint64_t kBlock = 4096, kChunk = 1024, kBlocks = 4;
 constexpr std::uint32_t kChunks = 4;
 constexpr LocalMask kAll = 0b111;
 
-class Places : public testing::Test {
+class Places : public ThreeRanks {
  protected:
-  Places() {
-    for (std::uint32_t local = 0; local < 3; ++local) {
-      NodeCacheOptions options;
-      options.local = local;
-      options.locals = 3;
-      options.process_ended = [this](std::uint32_t other) { return ended_[other]; };
-      ranks_.push_back(std::make_unique<NodeCache>(memory_.directory(), lock_, options));
-    }
-  }
-  NodeCache& rank(std::uint32_t local) { return *ranks_[local]; }
+  Places() : ThreeRanks(kBlocks * kBlock, kChunk) {}
   static Key key(ExpertIndex expert) { return {{7, 3}, expert, 1}; }
   std::optional<EntryIndex> acquire(std::uint32_t local, ExpertIndex expert, LocalMask pullable = 0) {
     return rank(local).acquire(key(expert), kBlock, kChunks, 0, false, rank(local).tick(), why_, pullable);
@@ -49,12 +37,7 @@ class Places : public testing::Test {
     for (const EntryIndex entry : held) rank(local).release(entry, true);
   }
 
-  PlainMemory memory_{kBlocks * kBlock, kChunk};
-  NoLock lock_;
-  std::vector<std::unique_ptr<NodeCache>> ranks_;
   Refusal why_{};
-  Clock::time_point now_{std::chrono::seconds(100)};
-  bool ended_[3] = {};
 };
 
 TEST_F(Places, WhatASlotHoldsStaysWhenItsRoomIsNeeded) {

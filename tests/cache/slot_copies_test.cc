@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who has a chunk in a slot, and who may pull it.
-#include <gtest/gtest.h>
-
-#include "lib/cache/node_cache.h"
-#include "tests/cache/plain_memory.h"
+#include "tests/cache/three_ranks.h"
 
 namespace cardea::cache {
 namespace {
@@ -12,24 +9,18 @@ constexpr std::uint64_t kChunk = 1024;
 constexpr std::uint32_t kChunks = 4;
 
 /// An entry that is whole, pinned by three ranks.
-class SlotCopies : public testing::Test {
+class SlotCopies : public ThreeRanks {
  protected:
-  SlotCopies() {
-    for (std::uint32_t local = 0; local < 3; ++local) {
-      NodeCacheOptions options;
-      options.local = local;
-      options.locals = 3;
-      options.process_ended = [this](std::uint32_t other) { return ended_[other]; };
-      ranks_.push_back(std::make_unique<NodeCache>(memory_.directory(), lock_, options));
+  SlotCopies() : ThreeRanks(1 << 20, kChunk) {
+    for (const auto& each : ranks_) {
       Refusal why{};
-      entry_ = *ranks_.back()->acquire({{7, 3}, 1, 1}, kChunk * kChunks, kChunks, 0, false, ranks_.back()->tick(), why);
+      entry_ = *each->acquire({{7, 3}, 1, 1}, kChunk * kChunks, kChunks, 0, false, each->tick(), why);
     }
     for (std::uint32_t i = 0; i < kChunks; ++i) {
       EXPECT_TRUE(rank(0).try_claim(entry_, i, now_));
       rank(0).finish_chunk(entry_, i, true);
     }
   }
-  NodeCache& rank(std::uint32_t local) { return *ranks_[local]; }
   /// A rank has a chunk in a slot.
   SlotCopy put(std::uint32_t local, std::uint32_t chunk, std::uint32_t slab = 3, std::uint32_t slot = 5) {
     EXPECT_TRUE(rank(local).try_claim_copy(entry_, chunk, now_));
@@ -37,12 +28,7 @@ class SlotCopies : public testing::Test {
     return rank(local).slot_copy(entry_, chunk);
   }
 
-  PlainMemory memory_{1 << 20, kChunk};
-  NoLock lock_;
-  std::vector<std::unique_ptr<NodeCache>> ranks_;
   EntryIndex entry_ = kNoEntry;
-  Clock::time_point now_{std::chrono::seconds(100)};
-  bool ended_[3] = {};
 };
 
 TEST_F(SlotCopies, OneRankCopiesAChunk) {

@@ -19,6 +19,19 @@ inline SegmentLayout two_segments(std::uint64_t first = 1000, std::uint64_t seco
   return SegmentLayout::make({{"w13", first, 8}, {"w2", second, 8}}).value();
 }
 
+/// A fetch of version 1 into slots, of both segments.
+inline FetchSpec into_slots(LayerNumber layer, SlabNumber slab, std::vector<ExpertIndex> experts, bool on_stream) {
+  FetchSpec spec;
+  spec.layer = layer;
+  spec.version = 1;
+  spec.experts = std::move(experts);
+  spec.segments = 3;
+  spec.slab = slab;
+  spec.into_slots = true;
+  spec.on_stream = on_stream;
+  return spec;
+}
+
 class Driver {
  public:
   static constexpr std::uint64_t kChunk = 500;

@@ -20,15 +20,7 @@ class GatedTest : public testing::Test {
     slab = at.core.add_slab(slots, kUploads, limits);
   }
   FetchNumber fetch(std::vector<ExpertIndex> experts, bool on_stream = true) {
-    FetchSpec spec;
-    spec.layer = layer;
-    spec.version = 1;
-    spec.experts = std::move(experts);
-    spec.segments = 3;
-    spec.slab = slab;
-    spec.into_slots = true;
-    spec.on_stream = on_stream;
-    return at.fetch(spec);
+    return at.fetch(into_slots(layer, slab, std::move(experts), on_stream));
   }
   /// What was started and is for the GPU is queued.
   void queue_all() {

@@ -15,15 +15,7 @@ class StreamTest : public testing::Test {
     at.published_by(layer, 1, 1);
   }
   FetchNumber fetch(std::vector<ExpertIndex> experts, bool on_stream = true) {
-    FetchSpec spec;
-    spec.layer = layer;
-    spec.version = 1;
-    spec.experts = std::move(experts);
-    spec.segments = 3;
-    spec.slab = slab;
-    spec.into_slots = true;
-    spec.on_stream = on_stream;
-    return at.fetch(spec);
+    return at.fetch(into_slots(layer, slab, std::move(experts), on_stream));
   }
   /// The oldest chunk that was started and not queued yet.
   ChunkNumber queue_next() {

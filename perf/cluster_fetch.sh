@@ -37,17 +37,13 @@ Needs root, iperf3 and what perf/cluster.sh needs. Exit status: 0 if all targets
 run failed.
 END
 }
-wrong() {
-  echo "cluster_fetch.sh: $1 (--help lists the options)" >&2
-  exit 2
-}
+# shellcheck source=cluster_runs.sh
+source "$here/cluster_runs.sh"
 
 hosts=4 ranks='1 2 4' gbit=1 bytes_target=1.02 goodput_target=0.93 timeout=120 json='' verbose=''
 predict='' predict_target=0.15 predicted=''
 program=$here/../build/release/bin/fetch_all simulate=$here/../build/release/bin/simulate
 declare -A shape=([layers]=1 [experts]=64 [expert-bytes]=4194304 [segments]=2 [slots]=8 [ahead]=2 [repeat]=3)
-whole() { [[ ${2-} =~ ^[1-9][0-9]{0,12}$ ]] || wrong "$1 takes a whole number from 1, not '${2-}'"; }
-number() { [[ ${2-} =~ ^[0-9]+(\.[0-9]+)?$ && ! $2 =~ ^[0.]+$ ]] || wrong "$1 takes a number above 0, not '${2-}'"; }
 while (($#)); do
   case $1 in
     --hosts) whole "$@"; hosts=$2; shift 2 ;;
@@ -73,34 +69,6 @@ done
 [[ -x $program ]] || wrong "no program at $program; build fetch_all, or tell by --program"
 [[ ! $predict || -x $simulate ]] || wrong "no program at $simulate; build simulate, or tell by --simulate"
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/cluster-fetch-XXXXXX")
-running=''
-finish() {
-  local status=$?
-  trap - EXIT
-  trap '' INT TERM HUP
-  [[ ! $running ]] || { kill -TERM "$running" 2>/dev/null && wait "$running" 2>/dev/null; } || true
-  rm -rf "$work"
-  exit "$status"
-}
-trap finish EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# cluster NAME ARGUMENT...: runs it in the background, so that signals are heard; its counters go to $work/NAME.
-cluster() {
-  local status=0
-  "$here/cluster.sh" --hosts "$hosts" --gbit "$gbit" --json "$work/$1" "${@:2}" >"$work/output" 2>&1 &
-  running=$!
-  wait "$running" || status=$?
-  running=''
-  [[ ! $verbose ]] || cat "$work/output" >&2
-  ((!status)) && return
-  [[ $verbose ]] || cat "$work/output" >&2
-  echo "cluster_fetch.sh: ended with status $status: cluster.sh ${*:2}" >&2
-  exit 3
-}
 # prediction RANKS: seconds of one repetition, by the simulator, of hosts whose links have the rate that iperf3 reached.
 prediction() {
   local rate
@@ -111,10 +79,9 @@ prediction() {
     { cat "$work/output" >&2; echo "cluster_fetch.sh: simulate failed" >&2; exit 3; }
   values "$work/predicted" seconds
 }
-# values FILE KEY: all values of a key, one per line; both programs write at most one of a name per line.
-values() { sed -nE "s/.*\"$2\": ([0-9.e+]+).*/\1/p" "$1"; }
 
-cluster iperf --iperf
+on=(--hosts "$hosts" --gbit "$gbit")
+cluster iperf "${on[@]}" --iperf
 link_goodput=$(awk "BEGIN {print $(values "$work/iperf" bits_per_second) / 8}")
 link_ratio=$(values "$work/iperf" received_ratio)
 awk -v goodput="$link_goodput" -v ratio="$link_ratio" -v hosts="$hosts" -v gbit="$gbit" 'BEGIN {
@@ -129,7 +96,7 @@ arguments=()
 for name in "${!shape[@]}"; do arguments+=("--$name" "${shape[$name]}"); done
 missed=0 rows=''
 for count in $ranks; do
-  cluster "counters$count" --ranks-per-host "$count" --timeout "$timeout" -- "$program" "${arguments[@]}" --json "$work/fetch"
+  cluster "counters$count" "${on[@]}" --ranks-per-host "$count" --timeout "$timeout" -- "$program" "${arguments[@]}" --json "$work/fetch"
   # Hosts are in the order of their first ranks, and so are nodes.
   values "$work/fetch" distinct_remote_bytes >"$work/distinct"
   values "$work/fetch" goodput >"$work/goodput"

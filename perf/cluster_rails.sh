@@ -32,15 +32,11 @@ Needs root, iperf3 and what perf/cluster.sh needs. Exit status: 0 if the target 
 failed.
 END
 }
-wrong() {
-  echo "cluster_rails.sh: $1 (--help lists the options)" >&2
-  exit 2
-}
+# shellcheck source=cluster_runs.sh
+source "$here/cluster_runs.sh"
 
 nics='1 2' hosts=2 ranks=1 gbit=0.5 experts=32 expert_bytes=4194304 repeat=4 target=0.9 timeout=120 json=''
 program=$here/../build/release/bin/fetch_all
-whole() { [[ ${2-} =~ ^[1-9][0-9]{0,12}$ ]] || wrong "$1 takes a whole number from 1, not '${2-}'"; }
-number() { [[ ${2-} =~ ^[0-9]+(\.[0-9]+)?$ && ! $2 =~ ^[0.]+$ ]] || wrong "$1 takes a number above 0, not '${2-}'"; }
 while (($#)); do
   case $1 in
     --nics) [[ ${2-} =~ ^1(\ +[1-4])*$ ]] || wrong "--nics takes 1 and numbers up to 4, such as '1 2', not '${2-}'"
@@ -63,35 +59,6 @@ done
 ((hosts >= 2)) || wrong "--hosts must be at least 2"
 [[ -x $program ]] || wrong "no program at $program; build fetch_all, or tell by --program"
 
-work=$(mktemp -d "${TMPDIR:-/tmp}/cluster-rails-XXXXXX")
-running=''
-finish() {
-  local status=$?
-  trap - EXIT
-  trap '' INT TERM HUP
-  [[ ! $running ]] || { kill -TERM "$running" 2>/dev/null && wait "$running" 2>/dev/null; } || true
-  rm -rf "$work"
-  exit "$status"
-}
-trap finish EXIT
-trap 'exit 129' HUP
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-# cluster NAME NICS ARGUMENT...: runs it in the background, so that signals are heard; its counters go to $work/NAME.
-cluster() {
-  local status=0
-  "$here/cluster.sh" --hosts "$hosts" --nics "$2" --gbit "$gbit" --json "$work/$1" "${@:3}" >"$work/output" 2>&1 &
-  running=$!
-  wait "$running" || status=$?
-  running=''
-  ((!status)) && return
-  cat "$work/output" >&2
-  echo "cluster_rails.sh: ended with status $status: cluster.sh --nics ${*:2}" >&2
-  exit 3
-}
-# values FILE KEY: all values of a key, one per line
-values() { sed -nE "s/.*\"$2\": ([0-9.e+]+).*/\1/p" "$1"; }
 
 echo "$hosts hosts with $ranks ranks each; NICs of $gbit Gbit/s; every rank fetches $experts experts of $expert_bytes bytes, $repeat times after a warm-up"
 printf '\n%4s %12s %14s %10s %8s  %s\n' NICs 'iperf3 MB/s' 'goodput MB/s' fraction ratio 'shares of host 0'
@@ -99,9 +66,10 @@ missed=0 rows='' one=''
 for count in $nics; do
   names=eth0
   for ((nic = 1; nic < count; nic++)); do names+=,eth$nic; done
-  cluster iperf "$count" --iperf
+  on=(--hosts "$hosts" --nics "$count" --gbit "$gbit")
+  cluster iperf "${on[@]}" --iperf
   reached=$(awk "BEGIN {print $(values "$work/iperf" bits_per_second) / 8}")
-  CARDEA_AFFINITY=nic=$names cluster counters "$count" --ranks-per-host "$ranks" --timeout "$timeout" -- "$program" --layers 1 \
+  CARDEA_AFFINITY=nic=$names cluster counters "${on[@]}" --ranks-per-host "$ranks" --timeout "$timeout" -- "$program" --layers 1 \
     --experts "$experts" --expert-bytes "$expert_bytes" --repeat "$repeat" --json "$work/fetch"
   goodput=$(values "$work/fetch" goodput | sort -g | head -n 1)
   : "${one:=$goodput}"

@@ -6,22 +6,7 @@ set -euo pipefail
 script=$1 program=$2 simulate=$3
 # shellcheck source=../support/emulated_cluster.sh
 source "$(dirname "$0")/../support/emulated_cluster.sh"
-need_cluster
-command -v iperf3 >/dev/null || skip "no iperf3 here (package iperf3)"
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-fail() {
-  echo "FAILED: $1"
-  cat "$work"/*
-  exit 1
-}
-# measure STATUS OPTION...
-measure() {
-  local status=0
-  "$script" --program "$program" --hosts 2 --experts 8 --expert-bytes 1048576 --repeat 1 --json "$work/json" "${@:2}" >"$work/output" 2>&1 || status=$?
-  ((status == $1)) || fail "status $status instead of $1 from: ${*:2}"
-}
-
+begin_figures "$script" --program "$program" --hosts 2 --experts 8 --expert-bytes 1048576 --repeat 1
 measure 0 --ranks '1 2' --bytes-target 5 --goodput-target 0.0001
 for count in 1 2; do
   grep -q "\"ranks_per_host\": $count, .*\"distinct_remote_bytes\": 8388608, .*\"met\": true" "$work/json" || fail "no figures for $count"

@@ -6,24 +6,9 @@ set -euo pipefail
 script=$1 program=$2
 # shellcheck source=../support/emulated_cluster.sh
 source "$(dirname "$0")/../support/emulated_cluster.sh"
-need_cluster
-command -v iperf3 >/dev/null || skip "no iperf3 here (package iperf3)"
+begin_figures "$script" --program "$program" --gbit 0.2 --experts 8 --expert-bytes 2097152 --repeat 1
 # What fits into the window of the first NIC goes by it alone: eight chunks, which are small here.
 export CARDEA_CHUNK_BYTES=262144
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-fail() {
-  echo "FAILED: $1"
-  cat "$work"/*
-  exit 1
-}
-# measure STATUS OPTION...
-measure() {
-  local status=0
-  "$script" --program "$program" --gbit 0.2 --experts 8 --expert-bytes 2097152 --repeat 1 --json "$work/json" "${@:2}" >"$work/output" 2>&1 || status=$?
-  ((status == $1)) || fail "status $status instead of $1 from: ${*:2}"
-}
-
 for ranks in 1 2; do  # with two ranks, each begins with both NICs all the same
   measure 0 --ranks-per-host "$ranks" --nics '1 2' --ratio-target 0.0001
   read -r first second < <(sed -nE 's/.*"nics": 2, .*"received": \[([0-9]+), ([0-9]+)\].*/\1 \2/p' "$work/json")

@@ -25,3 +25,24 @@ need_cluster() {
   ip netns delete "$probe"
   [[ -z $missing ]] || skip "$missing"
 }
+
+# begin_figures PROGRAM OPTION...: for tests of programs that measure on the cluster; skips where there is none, or no iperf3.
+# Sets $work, a directory that goes at the end.
+begin_figures() {
+  need_cluster
+  command -v iperf3 >/dev/null || skip "no iperf3 here (package iperf3)"
+  measured=("$@")
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+}
+fail() {
+  echo "FAILED: $1"
+  cat "$work"/*
+  exit 1
+}
+# measure STATUS OPTION...: the program must end so; its figures are in $work/json, what it said in $work/output.
+measure() {
+  local status=0
+  "${measured[@]}" --json "$work/json" "${@:2}" >"$work/output" 2>&1 || status=$?
+  ((status == $1)) || fail "status $status instead of $1 from: ${*:2}"
+}

@@ -11,6 +11,9 @@ target_compile_options(cardea_options INTERFACE
 if(CARDEA_SANITIZE)
   target_compile_options(cardea_options INTERFACE -fsanitize=${CARDEA_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   target_link_options(cardea_options INTERFACE -fsanitize=${CARDEA_SANITIZE})
+  if(CARDEA_SANITIZE MATCHES undefined)
+    target_compile_definitions(cardea_options INTERFACE CARDEA_SANITIZE_UNDEFINED)  # which no compiler tells of
+  endif()
   # gcc warns that TSan does not model atomic_thread_fence, which Boost.Asio uses for its own locks.
   target_compile_options(cardea_options INTERFACE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CXX_COMPILER_ID:GNU>>:-Wno-tsan>)
 endif()

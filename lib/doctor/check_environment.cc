@@ -56,8 +56,8 @@ Findings unknown(const System& system) {
   Findings found;
   for (const auto& [name, value] : system.variables) {
     if (!name.starts_with("CARDEA_") || std::find(known.begin(), known.end(), name) != known.end()) continue;
-    const auto nearest = std::min_element(
-        known.begin(), known.end(), [&](const auto& a, const auto& b) { return distance(name, a) < distance(name, b); });
+    const auto nearer = [&name = name](const auto& a, const auto& b) { return distance(name, a) < distance(name, b); };
+    const auto nearest = std::min_element(known.begin(), known.end(), nearer);
     const bool near = distance(name, *nearest) <= 4;
     found.push_back(
         {Severity::kWarning, "", fmt::format("{} is set, and nothing reads it", name),

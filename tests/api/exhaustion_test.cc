@@ -35,6 +35,7 @@ bool is_exhaustion(cardea_status_t status) {
 }
 
 TEST(Exhaustion, AContextThatFindsTooFewDescriptorsIsAStatusAndLeavesNone) {
+  CARDEA_SKIP_WITHOUT_DESCRIPTORS_FOR_UBSAN();
   run_ranks(1, [](unsigned) {
     {
       Alone warm;  // what libraries keep for good is there then
@@ -64,6 +65,7 @@ TEST(Exhaustion, AContextThatFindsTooFewDescriptorsIsAStatusAndLeavesNone) {
 }
 
 TEST(Exhaustion, ARankBetweenNodesThatFindsTooFewDescriptorsIsAStatusAndTheOtherIsTold) {
+  CARDEA_SKIP_WITHOUT_DESCRIPTORS_FOR_UBSAN();
   SharedBoard board;
   const std::string root = "unix:cardea-exhaustion-" + std::to_string(getpid());
   constexpr unsigned kSteps = 6, kStride = 12;
@@ -100,6 +102,7 @@ TEST(Exhaustion, ARankBetweenNodesThatFindsTooFewDescriptorsIsAStatusAndTheOther
 }
 
 TEST(Exhaustion, WithoutDescriptorsMemoryAndLayersAreRefusedAndLaterTheyAreThere) {
+  CARDEA_SKIP_WITHOUT_DESCRIPTORS_FOR_UBSAN();
   SharedExchange exchange(2);
   SharedBoard board;
   run_ranks(2, [&](unsigned rank) {

@@ -72,6 +72,10 @@ struct CUstream_st {
   std::thread thread;
 };
 
+struct CUfunc_st {
+  bool loaded = false;
+};
+
 }  // namespace cardea::cuda
 
 namespace {
@@ -106,6 +110,7 @@ struct World {
   int jitter = 0;
   std::vector<std::unique_ptr<CUstream_st>> connections;
   std::size_t next_connection = 0;
+  std::vector<std::unique_ptr<CUfunc_st>> modules;
 };
 
 World& world() {
@@ -697,15 +702,10 @@ FAKE cuMemcpyBatchAsync_v2(Pointer* to, Pointer* from, std::size_t* bytes, std::
 
 // ---------------------------------------------------------------- one kernel, whose code nobody reads: it stores 12345
 
-namespace cardea::cuda {
-struct CUfunc_st {
-  bool loaded = false;
-};
-}  // namespace cardea::cuda
-
 FAKE cuModuleLoadData(void** module, const void*) {
   ENTER(cuModuleLoadData);
-  return *module = new CUfunc_st, kSuccess;  // goes with the process, as its threads do
+  const std::scoped_lock held(world().mutex);
+  return *module = world().modules.emplace_back(std::make_unique<CUfunc_st>()).get(), kSuccess;
 }
 FAKE cuModuleGetFunction(void** function, void* module, const char*) {
   return *function = module, kSuccess;

@@ -35,13 +35,18 @@ Status enough_descriptors() {
   return {};
 }
 
-// What a program sets of a transport's own is known by its name alone up to UCX 1.13 (CONN_NB), and as in the environment
+// The minor version of the UCX that runs, all of which are 1.
+unsigned minor_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  ucp_get_version(&major, &minor, &release);
+  return minor;
+}
+
+// What a program sets of a transport's own is known by its name alone up to UCX 1.16 (CONN_NB), and as in the environment
 // since (TCP_CONN_NB).
 std::string key_of(const std::string& name) {
   constexpr std::string_view kTcp = "TCP_";
-  unsigned major = 0, minor = 0, release = 0;
-  ucp_get_version(&major, &minor, &release);
-  return major == 1 && minor <= 13 && name.starts_with(kTcp) ? name.substr(kTcp.size()) : name;
+  return minor_version() <= 16 && name.starts_with(kTcp) ? name.substr(kTcp.size()) : name;
 }
 
 bool readable(int fd) {
@@ -77,6 +82,8 @@ Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
   // chunk over all that it has, the loopback device beside the network's included.
   defaults.emplace_back("SOCKADDR_TLS_PRIORITY", "tcp");
   defaults.emplace_back("CM_USE_ALL_DEVICES", "n");
+  // The new protocols of 1.16 end the process by an assertion when a peer dies that a rendezvous was just beginning with.
+  if (minor_version() == 16) defaults.emplace_back("PROTO_ENABLE", "n");
   if (!options.device.empty()) defaults.emplace_back("NET_DEVICES", options.device);
   for (const auto& [name, value] : defaults) {
     if (std::getenv(("UCX_" + name).c_str()) != nullptr) continue;

@@ -47,7 +47,11 @@ struct CUctx_st {
 struct EventState {
   std::mutex mutex;
   std::condition_variable changed;
-  std::uint64_t recorded = 0, done = 0;
+  std::uint64_t recorded = 0;
+  // Records that their streams have not come to. A stream that waits waits for one of them: an event may be recorded anew
+  // meanwhile, on another stream, which gets there first.
+  std::set<std::uint64_t> pending;
+  bool reached(std::uint64_t number) const { return !pending.contains(number); }
   std::chrono::steady_clock::time_point when;
 };
 struct CUevent_st {
@@ -569,10 +573,11 @@ FAKE cuEventRecord(EventHandle event, Stream stream) {
   {
     const std::scoped_lock held(event->state->mutex);
     number = ++event->state->recorded;
+    event->state->pending.insert(number);
   }
   enqueue(of(stream), [state = event->state, number] {
     const std::scoped_lock held(state->mutex);
-    state->done = std::max(state->done, number);
+    state->pending.erase(number);
     state->when = std::chrono::steady_clock::now();
     state->changed.notify_all();
   });
@@ -582,7 +587,7 @@ FAKE cuEventElapsedTime(float* milliseconds, EventHandle from, EventHandle to) {
   const std::scoped_lock held(from->state->mutex, to->state->mutex);
   for (const EventState* state : {from->state.get(), to->state.get()}) {
     if (state->recorded == 0) return kInvalidHandle;
-    if (state->done < state->recorded) return kNotReady;
+    if (!state->reached(state->recorded)) return kNotReady;
   }
   *milliseconds = std::chrono::duration<float, std::milli>(to->state->when - from->state->when).count();
   return kSuccess;
@@ -590,13 +595,13 @@ FAKE cuEventElapsedTime(float* milliseconds, EventHandle from, EventHandle to) {
 FAKE cuEventQuery(EventHandle event) {
   ENTER(cuEventQuery);
   const std::scoped_lock held(event->state->mutex);
-  return event->state->done >= event->state->recorded ? kSuccess : kNotReady;
+  return event->state->reached(event->state->recorded) ? kSuccess : kNotReady;
 }
 FAKE cuEventSynchronize(EventHandle event) {
   ENTER(cuEventSynchronize);
   std::unique_lock held(event->state->mutex);
   const std::uint64_t number = event->state->recorded;
-  event->state->changed.wait(held, [&] { return event->state->done >= number; });
+  event->state->changed.wait(held, [&] { return event->state->reached(number); });
   return kSuccess;
 }
 FAKE cuStreamWaitEvent(Stream stream, EventHandle event, unsigned) {
@@ -608,7 +613,7 @@ FAKE cuStreamWaitEvent(Stream stream, EventHandle event, unsigned) {
   }
   enqueue(of(stream), [state = event->state, number] {
     std::unique_lock held(state->mutex);
-    state->changed.wait(held, [&] { return state->done >= number; });
+    state->changed.wait(held, [&] { return state->reached(number); });
   });
   return kSuccess;
 }

@@ -157,7 +157,8 @@ cardea_status_t cardea_slab_create(cardea_context_t context, const cardea_slab_d
     Context& in = **found;
     engine::SlabMemory memory;
     if (number_of(given->kind) == CARDEA_MEMORY_CUDA) {
-      Result<engine::SlabMemory> on_device = in.runtime().slab_memory(*layout, given->num_slots, places);
+      Result<engine::SlabMemory> on_device =
+          in.runtime().slab_memory(*layout, given->num_slots, given->first_slot + given->num_slots, places);
       if (!on_device.ok()) return on_device.status();
       memory = std::move(*on_device);
     } else if (places.empty()) {

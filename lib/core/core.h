@@ -147,6 +147,9 @@ class Core {
   /// `copies` says on which lane experts are copied into it from the node's host memory, and that whoever writes into its
   /// slots keeps the order by itself (FetchSpec::on_stream, chunk_queued); without it, slots are host memory.
   SlabNumber add_slab(std::uint32_t slots, std::optional<LaneNumber> copies = {});
+  /// With SwapOptions::on_device: ranks, by local number in the node cache, that have this slab mapped and whose slab for
+  /// the layer is mapped here. Without a call there are none.
+  void set_swap_peers(LayerNumber layer, SlabNumber slab, cache::LocalMask peers);
   /// BUSY while any of its slots is in use.
   Status remove_slab(SlabNumber slab);
   std::uint32_t slots(SlabNumber slab) const;
@@ -357,6 +360,8 @@ class Core {
   void pull_elsewhere(Transfer& transfer, const Status& why, Clock::time_point now);
   void pull_complete(Transfer& transfer);
   void end_pulls(Transfer& transfer);
+  void end_pull(cache::EntryIndex entry, const cache::SlotCopy& from, const Layer& layer, Version version);
+  cache::LocalMask living_peers(const Layer& layer) const;
   bool keep_offer(Transfer& transfer, cache::EntryIndex entry);
   bool withdraw_offer(Transfer& transfer, Clock::time_point now);
   void drop_kept_offers(const Layer& layer, Version up_to, Clock::time_point now);
@@ -368,6 +373,18 @@ class Core {
   void stream(Transfer& cached, Clock::time_point now);
   void tell_whose_chunk(const Transfer& cached, std::size_t chunk, Clock::time_point now);
   std::vector<TransferNumber> streamed_from(const Transfer& cached) const;
+
+  // shares.cc: experts that one rank copies out of the node's host memory into a slot on the device, for others to pull
+  enum class Turn : std::uint8_t { kGo, kLater, kNotNow };
+  void share(Transfer& transfer, const Fetch& fetch, const Want& want);
+  Turn take_turn(Transfer& transfer, Clock::time_point now);
+  bool pull_shared(Transfer& transfer, Clock::time_point now);
+  void share_done(Transfer& transfer, Clock::time_point now);
+  void end_share(Transfer& transfer);
+  bool may_leave(Transfer& transfer, Clock::time_point now);
+  void go_on_shared(Transfer& transfer, Clock::time_point now);
+  void shared_changed(cache::EntryIndex entry, Clock::time_point now);
+  cache::LocalMask swap_peers(const Layer& layer) const;
 
   // cached.cc: transfers into the node cache
   void plan_cache(Layer& layer) const;
@@ -410,6 +427,9 @@ class Core {
   std::uint32_t last_pulled_ = 0;                                                   // from whom, by local number
   std::set<std::pair<LayerNumber, TransferNumber>> kept_offers_;      // complete, for ranks that come to it later
   std::set<std::pair<cache::EntryIndex, TransferNumber>> withdrawn_;  // offers that somebody may still pull from
+  std::set<std::pair<cache::EntryIndex, TransferNumber>> shared_;     // that others may copy, or wait for
+  std::uint32_t claims_ = 0;         // whole experts that this rank copies for all, not done
+  std::uint64_t claimed_bytes_ = 0;  // of them
   struct HeldLane {
     std::optional<Clock::time_point> recheck;  // some class of it is held back for other ranks of the node
     std::uint64_t chunks_then = 0;             // that the NIC had carried when it began to wait

@@ -4,7 +4,8 @@
 #
 # Each host is a network namespace with a host name of its own (a UTS namespace). Its eth0 is one end of a veth pair whose
 # other end is a port of a bridge, and both ends are shaped by tc tbf, so that a host's link has its rate in each
-# direction. The bridge lies in one more namespace: nothing of this is ever in the machine's own network, and deleting the
+# direction. Of several NICs, eth1 and the others are like it, each on a bridge and in a network of its own. The bridges lie
+# in one more namespace: nothing of this is ever in the machine's own network, and deleting the
 # namespaces takes everything with them. Names carry this process's id, so runs do not meet.
 #
 # Whatever a host's ranks have started belongs to the host by its network namespace, also what has left their session, and
@@ -22,10 +23,11 @@ Runs PROGRAM once per rank on emulated hosts and prints the bytes that the kerne
 
   --hosts N            number of hosts, 1 to 250 (default 2)
   --ranks-per-host N   (default 1)
+  --nics N             of each host, 1 to 4: eth0, eth1, ... in networks of their own, 10.77.0.0/24, 10.77.1.0/24, ... (default 1)
   --gbit RATE          of each link, each direction, such as 1, 0.1 or 25 (default: as fast as the machine can)
   --timeout SECONDS    ends the run with status 124 (default 600)
   --json FILE          writes the counters as JSON too
-  --iperf              measures the link between two hosts by iperf3, instead of running a program
+  --iperf              measures the link between two hosts by iperf3, instead of running a program; all NICs at once
   --clean              removes what runs left behind that were killed together with their watcher; running ones stay
 
 Ranks are numbered host by host. Each gets CARDEA_RANK, CARDEA_WORLD_SIZE, CARDEA_ROOT (a free
@@ -70,12 +72,13 @@ clean() {
 }
 
 # ---- options
-hosts=2 ranks_per_host=1 gbit='' timeout=600 json='' iperf='' clean_only='' watched='' program=()
+hosts=2 ranks_per_host=1 nics=1 gbit='' timeout=600 json='' iperf='' clean_only='' watched='' program=()
 whole() { [[ ${2-} =~ ^[1-9][0-9]{0,6}$ ]] || wrong "$1 takes a whole number from 1, not '${2-}'"; }
 while (($#)); do
   case $1 in
     --hosts) whole "$@"; hosts=$2; shift 2 ;;
     --ranks-per-host) whole "$@"; ranks_per_host=$2; shift 2 ;;
+    --nics) whole "$@"; nics=$2; shift 2 ;;
     --timeout) whole "$@"; timeout=$2; shift 2 ;;
     --gbit) [[ ${2-} =~ ^[0-9]+(\.[0-9]+)?$ && ! $2 =~ ^[0.]+$ ]] || wrong "--gbit takes a rate above 0, not '${2-}'"
             gbit=$2; shift 2 ;;
@@ -90,6 +93,7 @@ while (($#)); do
   esac
 done
 ((hosts <= 250)) || wrong "--hosts takes at most 250"
+((nics <= 4)) || wrong "--nics takes at most 4"
 for tool in ip tc nsenter unshare; do command -v "$tool" >/dev/null || die "needs $tool (packages iproute2, util-linux)"; done
 [[ $EUID -eq 0 ]] || die "network namespaces need root"
 if [[ $clean_only ]]; then
@@ -126,7 +130,10 @@ setsid bash "$0" --clean-after $$ <>/dev/null >&0 2>&0 &
 watcher=$!
 disown
 
-address() { echo "10.77.0.$(($1 + 1))"; }
+address() { echo "10.77.${2-0}.$(($1 + 1))"; }  # HOST [NIC]
+# bridge NIC, port HOST NIC: their names
+bridge() { echo "bridge${1#0}"; }
+port() { if (($2)); then echo "port$1.$2"; else echo "port$1"; fi; }
 
 shape() {  # NAMESPACE DEVICE: a bucket of 4 ms, since a timer may be that late, and of at least two of the largest packets
   [[ -z $gbit ]] || tc -n "$1" qdisc add dev "$2" root tbf latency 20ms \
@@ -141,19 +148,23 @@ add_namespace() {
 }
 
 make_cluster() {
-  local switch=${prefix}switch host ns name
+  local switch=${prefix}switch host nic ns name
   add_namespace "$switch"
-  ip -n "$switch" link add bridge type bridge mcast_snooping 0
-  ip -n "$switch" link set bridge up
+  for ((nic = 0; nic < nics; nic++)); do
+    ip -n "$switch" link add "$(bridge $nic)" type bridge mcast_snooping 0
+    ip -n "$switch" link set "$(bridge $nic)" up
+  done
   for ((host = 0; host < hosts; host++)); do
     ns=$prefix$host name=cardea-host$host
     add_namespace "$ns"
-    ip -n "$switch" link add "port$host" type veth peer name eth0 netns "$ns"
-    ip -n "$switch" link set "port$host" master bridge up
-    ip -n "$ns" address add "$(address $host)/24" dev eth0
-    ip -n "$ns" link set eth0 up
-    shape "$switch" "port$host"
-    shape "$ns" eth0
+    for ((nic = 0; nic < nics; nic++)); do
+      ip -n "$switch" link add "$(port $host $nic)" type veth peer name "eth$nic" netns "$ns"
+      ip -n "$switch" link set "$(port $host $nic)" master "$(bridge $nic)" up
+      ip -n "$ns" address add "$(address $host $nic)/24" dev "eth$nic"
+      ip -n "$ns" link set "eth$nic" up
+      shape "$switch" "$(port $host $nic)"
+      shape "$ns" "eth$nic"
+    done
     # This process holds the host's name for as long as the cluster lives.
     ip netns exec "$ns" unshare --uts sh -c "echo $name >/proc/sys/kernel/hostname && exec sleep infinity" >/dev/null 2>&1 &
     holders[host]=$!
@@ -170,10 +181,18 @@ make_cluster() {
 # on HOST COMMAND...: replaces the calling (sub)shell.
 on() { exec ip netns exec "$prefix$1" nsenter --uts="/proc/${holders[$1]}/ns/uts" "${@:2}"; }
 
-# counters HOST: bytes and packets sent and received on eth0, and bytes over lo, in one line
+# counters HOST: bytes and packets sent and received, and bytes over lo; then bytes sent and received on each NIC; in one line
 counters() {
-  (on "$1" sh -c 'cd /sys/class/net && cat eth0/statistics/tx_bytes eth0/statistics/rx_bytes eth0/statistics/tx_packets \
-    eth0/statistics/rx_packets lo/statistics/tx_bytes' | paste -sd ' ' -)
+  (on "$1" sh -c 'cd /sys/class/net && cat eth?/statistics/tx_bytes eth?/statistics/rx_bytes eth?/statistics/tx_packets \
+    eth?/statistics/rx_packets lo/statistics/tx_bytes' | paste -sd ' ' - | awk -v nics="$nics" '{
+      for (kind = 0; kind < 4; kind++) {
+        sum = 0
+        for (nic = 1; nic <= nics; nic++) sum += $(kind * nics + nic)
+        printf "%.0f ", sum
+      }
+      printf "%s", $(4 * nics + 1)
+      for (nic = 1; nic <= nics; nic++) printf " %s %s", $nic, $(nics + nic)
+      print ""}')
 }
 
 # ---- what runs on it
@@ -210,34 +229,54 @@ run_ranks() {
 }
 
 # A signal is heard at once only while bash waits, not while it runs something in the foreground.
-iperf_client() {
-  (on 0 iperf3 --client "$(address 1)" --time 5 --json) >"$work/iperf" 2>&1 &
-  wait $! && grep -q sum_received "$work/iperf"
+iperf_client() {  # NIC
+  (on 0 iperf3 --client "$(address 1 "$1")" --time 5 --json) >"$work/iperf$1" 2>&1 &
+  wait $! && grep -q sum_received "$work/iperf$1"
 }
-measure_iperf() {
-  (on 1 iperf3 --server --one-off >/dev/null) &
-  until iperf_client; do
-    grep -q 'Connection refused' "$work/iperf" || { cat "$work/iperf" >&2; return 1; }
+measure_nic() {  # NIC
+  (on 1 iperf3 --server --one-off --bind "$(address 1 "$1")" >/dev/null) &
+  until iperf_client "$1"; do
+    grep -q 'Connection refused' "$work/iperf$1" || { cat "$work/iperf$1" >&2; return 1; }
     sleep 0.05  # the server is about to listen
   done
+}
+measure_iperf() {
+  local nic measuring=()
+  for ((nic = 1; nic < nics; nic++)); do
+    measure_nic $nic &
+    measuring+=($!)
+  done
+  measure_nic 0
+  for nic in "${measuring[@]}"; do wait "$nic" || return 1; done
 }
 
 # ---- tables
 print_counters() {
   local host
   for ((host = 0; host < hosts; host++)); do echo "$host ${before[host]} ${after[host]}"; done |
-    awk -v ranks="$ranks_per_host" -v json="$json" -v seconds="$1" -v iperf="$2" '
+    awk -v ranks="$ranks_per_host" -v nics="$nics" -v json="$json" -v seconds="$1" -v iperf="$2" '
       function megabytes(bytes) {return sprintf("%.3f", bytes / 1e6)}
       BEGIN {printf "\n%-14s %6s %12s %12s %13s %13s %13s\n", "host", "ranks", "sent MB", "received MB", "packets sent", "packets recv", "loopback MB"}
       {
-        for (i = 1; i <= 5; i++) {delta[i] = $(i + 6) - $(i + 1); sum[i] += delta[i]}
+        fields = 5 + 2 * nics
+        for (i = 1; i <= fields; i++) {delta[i] = $(i + fields + 1) - $(i + 1); if (i <= 5) sum[i] += delta[i]}
         received[$1] = delta[2]
+        each = each_received = ""
+        for (nic = 0; nic < nics; nic++) {
+          each = each (nic ? ", " : "") sprintf("%.0f", delta[6 + 2 * nic])
+          each_received = each_received (nic ? ", " : "") sprintf("%.0f", delta[7 + 2 * nic])
+          share[$1, nic] = sprintf("%-14s %6s %12s %12s", "cardea-host" $1, "eth" nic, megabytes(delta[6 + 2 * nic]), megabytes(delta[7 + 2 * nic]))
+        }
         printf "%-14s %6d %12s %12s %13d %13d %13s\n", "cardea-host" $1, ranks, megabytes(delta[1]), megabytes(delta[2]), delta[3], delta[4], megabytes(delta[5])
-        rows = rows sprintf("%s\n    {\"host\": \"cardea-host%d\", \"ranks\": %d, \"sent_bytes\": %d, \"received_bytes\": %d, \"sent_packets\": %d, \"received_packets\": %d, \"loopback_bytes\": %d}",
-                            rows == "" ? "" : ",", $1, ranks, delta[1], delta[2], delta[3], delta[4], delta[5])
+        rows = rows sprintf("%s\n    {\"host\": \"cardea-host%d\", \"ranks\": %d, \"sent_bytes\": %d, \"received_bytes\": %d, \"sent_packets\": %d, \"received_packets\": %d, \"loopback_bytes\": %d, \"nics_sent\": [%s], \"nics_received\": [%s]}",
+                            rows == "" ? "" : ",", $1, ranks, delta[1], delta[2], delta[3], delta[4], delta[5], each, each_received)
       }
       END {
         printf "%-14s %6d %12s %12s %13d %13d %13s\n", "all", ranks * NR, megabytes(sum[1]), megabytes(sum[2]), sum[3], sum[4], megabytes(sum[5])
+        if (nics > 1) {
+          printf "\n%-14s %6s %12s %12s\n", "host", "NIC", "sent MB", "received MB"
+          for (host = 0; host < NR; host++) for (nic = 0; nic < nics; nic++) print share[host, nic]
+        }
         if (iperf != "") {  # host 0 sent, host 1 received
           split(iperf, figure, " ")
           ratio = received[1] / figure[1]
@@ -251,15 +290,15 @@ print_counters() {
 }
 
 # What the receiver got: its bytes and its bits per second (all but the last values of iperf3's JSON are of single seconds
-# or streams).
+# or streams); summed over the NICs.
 iperf_figures() {
   awk '
     BEGIN {FS = "[:,[:space:]]+"}
     {for (i = 1; i < NF; i++) if ($i ~ /^"/) value[$i] = $(i + 1)}
     /"sum_received"/ {inside = 1}
-    inside && /"bytes"/ {received = value["\"bytes\""]}
-    inside && /"bits_per_second"/ {rate = value["\"bits_per_second\""]; inside = 0}
-    END {printf "%.0f %.0f\n", received, rate}' "$work/iperf"
+    inside && /"bytes"/ {received += value["\"bytes\""]}
+    inside && /"bits_per_second"/ {rate += value["\"bits_per_second\""]; inside = 0}
+    END {printf "%.0f %.0f\n", received, rate}' "$work"/iperf?
 }
 
 make_cluster

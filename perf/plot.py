@@ -112,12 +112,16 @@ def plot_trace(events, plt):
         fail("the trace has no slices")
     start = min(begin for spans in slices.values() for begin, _ in spans)
     order = {track: place for place, track in enumerate(TRACKS)}
-    keys = sorted(slices, key=lambda key: (key[0], order.get(key[1], 99), key[2]))
+
+    def place_of(track):  # "network-in eth1", one of several NICs, is beside the others
+        return order.get(track, order.get(track.split(" ")[0], len(TRACKS)))
+
+    keys = sorted(slices, key=lambda key: (key[0], place_of(key[1]), key[1], key[2]))
     figure, axes = plt.subplots(figsize=(12, max(3, 0.12 * len(keys) + 1.5)))
     labels, places, shown = [], [], set()
     for row, key in enumerate(keys):
         process, track, _ = key
-        color = TRACK_COLORS[order.get(track, 0)]
+        color = TRACK_COLORS[place_of(track) % len(TRACKS)]
         spans = [((begin - start) / 1000, max(length / 1000, 0.02)) for begin, length in slices[key]]
         axes.broken_barh(spans, (row + 0.1, 0.8), color=color, label=None if track in shown else track)
         shown.add(track)

@@ -89,7 +89,25 @@ Result<DeviceId> named(const Machine& machine, std::string_view name, DeviceKind
   return id;
 }
 
-Status read_word(const Machine& machine, std::string_view key, std::string_view value, AffinityOverride& out, bool& ranked) {
+Status read_nics(const Machine& machine, std::string_view value, const IsInterface& is_interface, AffinityOverride& out) {
+  while (!value.empty()) {
+    const auto comma = std::min(value.find(','), value.size());
+    const std::string name(value.substr(0, comma));
+    value.remove_prefix(std::min(comma + 1, value.size()));
+    if (machine.find(name) == kNoDevice && is_interface && is_interface(name)) {
+      out.nic_names.push_back(name);
+      continue;
+    }
+    const Result<DeviceId> nic = named(machine, name, DeviceKind::kNic);
+    if (!nic.ok()) return nic.status();
+    out.nics.push_back(*nic);
+    out.nic_names.push_back(name);
+  }
+  return {};
+}
+
+Status read_word(const Machine& machine, std::string_view key, std::string_view value, const IsInterface& is_interface,
+                 AffinityOverride& out, bool& ranked) {
   if (key == "rank") {
     const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), out.rank);
     ranked = error == std::errc() && end == value.data() + value.size();
@@ -101,17 +119,15 @@ Status read_word(const Machine& machine, std::string_view key, std::string_view 
     out.cpus = cpus->numbers();
     return {};
   }
-  if (key == "nic") {
-    while (!value.empty()) {
-      const auto comma = std::min(value.find(','), value.size());
-      const Result<DeviceId> nic = named(machine, value.substr(0, comma), DeviceKind::kNic);
-      if (!nic.ok()) return nic.status();
-      out.nics.push_back(*nic);
-      value.remove_prefix(std::min(comma + 1, value.size()));
-    }
-    return {};
+  if (key == "nic") return read_nics(machine, value, is_interface, out);
+  if (key == "rails") {
+    const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), out.rails);
+    const bool whole = error == std::errc() && end == value.data() + value.size();
+    return whole && out.rails >= 1 && out.rails <= kMaxRails
+               ? Status()
+               : wrong("\"{}\" is no number of rails, 1 to {}", value, kMaxRails);
   }
-  if (key != "gpu" && key != "numa") return wrong("\"{}\" is none of rank, gpu, nic, numa, cpus", key);
+  if (key != "gpu" && key != "numa") return wrong("\"{}\" is none of rank, gpu, nic, rails, numa, cpus", key);
   const bool gpu = key == "gpu";
   const Result<DeviceId> id = named(machine, value, gpu ? DeviceKind::kGpu : DeviceKind::kNumaNode);
   if (!id.ok()) return id.status();
@@ -127,7 +143,7 @@ const AffinityOverride* override_of(const std::vector<AffinityOverride>& overrid
 
 }  // namespace
 
-Result<AffinityOverride> parse_override(const Machine& machine, std::string_view text) {
+Result<AffinityOverride> parse_override(const Machine& machine, std::string_view text, const IsInterface& is_interface) {
   AffinityOverride out;
   bool ranked = false;
   const std::string whole(text);
@@ -138,7 +154,7 @@ Result<AffinityOverride> parse_override(const Machine& machine, std::string_view
     if (word.empty()) continue;
     const auto equals = word.find('=');
     if (equals == std::string_view::npos) return wrong("affinity \"{}\": \"{}\" is not key=value", whole, word);
-    Status status = read_word(machine, word.substr(0, equals), word.substr(equals + 1), out, ranked);
+    Status status = read_word(machine, word.substr(0, equals), word.substr(equals + 1), is_interface, out, ranked);
     if (!status.ok()) return status.within(fmt::format("affinity \"{}\"", whole));
   }
   if (!ranked) return wrong("affinity \"{}\" names no rank", whole);

@@ -2,9 +2,11 @@
 // cardea-topo show | check | measure: what Cardea knows of a machine. Exit status: 0 fine, 1 check found something, 2 error.
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 
 #include "topology/discover.h"
 #include "topology/measure.h"
+#include "topology/rails.h"
 #include "topology/render.h"
 
 namespace cardea::topology {
@@ -48,7 +50,7 @@ Result<Machine> machine_of(const Arguments& arguments) {
 Result<std::vector<RankAffinity>> ranks_of(const Machine& machine, const Arguments& arguments) {
   std::vector<AffinityOverride> overrides;
   for (const std::string& text : arguments.affinity) {
-    const auto parsed = parse_override(machine, text);
+    const auto parsed = parse_override(machine, text, [](const std::string& name) { return find_port(name).has_value(); });
     if (!parsed.ok()) return parsed.status();
     if (parsed->rank >= natural_ranks(machine).size()) {
       return Status::error(CARDEA_ERR_CONFIGURATION, "affinity \"{}\": the machine has {} ranks", text,
@@ -56,7 +58,13 @@ Result<std::vector<RankAffinity>> ranks_of(const Machine& machine, const Argumen
     }
     overrides.push_back(*parsed);
   }
-  return assign(machine, natural_ranks(machine), overrides);
+  // What this machine's ranks would do, and its environment, say nothing of somebody else's.
+  if (!arguments.file.empty() || !arguments.recorded.empty()) return assign(machine, natural_ranks(machine), overrides);
+  const char* const setting = std::getenv("CARDEA_AFFINITY");
+  auto ranks = assign_as_set(machine, natural_ranks(machine), setting == nullptr ? "auto" : setting, std::move(overrides),
+                             [](const std::string& name) { return find_port(name); });
+  if (!ranks.ok() && setting != nullptr) return ranks.status().within(fmt::format("CARDEA_AFFINITY is \"{}\"", setting));
+  return ranks;
 }
 
 int show_path(const Machine& machine, const Arguments& arguments) {
@@ -81,6 +89,10 @@ int show(const Arguments& arguments) {
   const auto ranks = ranks_of(*machine, arguments);
   if (!ranks.ok()) return fail(ranks.status());
   print(arguments.json ? render_json(*machine, *ranks) : render(*machine, *ranks));
+  const char* const setting = std::getenv("CARDEA_AFFINITY");
+  if (!arguments.json && arguments.file.empty() && arguments.recorded.empty() && setting != nullptr && *setting != '\0')
+    print(fmt::format("\nCARDEA_AFFINITY is \"{}\"{}\n", setting,
+                      setting == std::string_view("off") ? ": none of this is used" : ""));
   return 0;
 }
 
@@ -128,7 +140,8 @@ int run(int argc, char** argv) {
   CLI::App* showing = app.add_subcommand("show", "the machine as a tree and a matrix, and what each rank gets");
   common(showing);
   showing->add_option("--affinity", arguments.affinity,
-                      "for one rank, such as \"rank=0 nic=mlx5_2 numa=NUMA1 cpus=8-15\"; repeatable");
+                      "for one rank, such as \"rank=0 nic=mlx5_2,mlx5_3 rails=2 numa=NUMA1 cpus=8-15\", before what "
+                      "CARDEA_AFFINITY says; repeatable");
   showing->add_option("--path", arguments.path,
                       "only the path between two devices, such as GPU0,NIC1 (names, bus ids, UUIDs)");
   showing->add_flag("--host", arguments.host, "with --path: the bytes lie in host memory of the first");

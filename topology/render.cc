@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "topology/cpu_set.h"
+#include "topology/rails.h"
 
 namespace cardea::topology {
 namespace {
@@ -155,6 +156,11 @@ std::string render_ranks(const Machine& machine, const std::vector<RankAffinity>
     out += fmt::format("{:<4}  {:6}  {:6}  {:20}  {:24}  {}\n", r,
                        rank.gpu == kNoDevice ? "-" : machine.device(rank.gpu).name, machine.device(rank.numa).name,
                        cpus.empty() ? "-" : cpus, nics.empty() ? "-" : fmt::format("{}", fmt::join(nics, " ")), speed);
+  }
+  if (!std::any_of(ranks.begin(), ranks.end(), [](const RankAffinity& rank) { return rank.rails.has_value(); })) return out;
+  out += fmt::format("\n{:4}  {}\n", "rank", "rails: NICs by which its chunks come");
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    if (ranks[r].rails) out += fmt::format("{:<4}  {}\n", r, rails_text(*ranks[r].rails));
   }
   return out;
 }

@@ -93,6 +93,7 @@ std::string render_json(const Machine& machine, const std::vector<RankAffinity>&
     entry["nics"] = names(machine, ranks[r].nics);
     entry["numa"] = machine.device(ranks[r].numa).name;
     entry["engine_cpus"] = ranks[r].cpus;
+    if (ranks[r].rails) entry["rails"] = *ranks[r].rails;  // empty: as UCX chooses
     out["ranks"].push_back(std::move(entry));
   }
   return dump(out);

@@ -36,8 +36,8 @@ def parse(arguments: List[str]) -> argparse.Namespace:
     parser.add_argument("--routing", default="uniform", help="uniform, zipf[:EXPONENT], counts:FILE.csv[:ROW] (default %(default)s)")
     parser.add_argument("--ways", default=",".join(WAYS), help="comma-separated (default %(default)s)")
     parser.add_argument("--dtype", default="bfloat16" if gpu else "float32", choices=["bfloat16", "float32"])
-    parser.add_argument("--group", type=int, default=0, help="experts in one grouped GEMM (default: an eighth of those that are fetched)")
-    parser.add_argument("--slots", type=int, default=0, help="rows of the slab (default: as many as 4 GiB hold, at least two groups)")
+    parser.add_argument("--group", type=int, default=0, help="experts in one grouped GEMM, at most (default: as many as the slab holds, or half of it where it does not hold all)")
+    parser.add_argument("--slots", type=int, default=0, help="rows of the slab (default: as many as 4 GiB hold, at least two)")
     parser.add_argument("--warmup", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--check", type=int, default=256, help="tokens of each rank that are compared with the plain layer")
@@ -77,9 +77,10 @@ def make_ways(options: argparse.Namespace, context: cardea.Context, shape: shape
     first = context.rank * local
     home = {name: tensor[first : first + local] for name, tensor in stack.items()}
     away = max(1, shape.experts - local)
-    group = min(options.group or -(-away // 8), away)
     fitting = (4 << 30) // shape.expert_bytes(stack["w13"].element_size())
-    slots = min(options.slots or max(2 * group, fitting), away)
+    slots = min(options.slots or max(2 * options.group, 2, fitting), away)
+    # Few launches; and where experts come into slots that others have left, half of them compute while half come.
+    group = options.group or (slots if slots == away else max(1, slots // 2))
     makers = {
         "pure": lambda: ways.Replicated(shape, stack),
         "cardea": lambda: ways.Fetching(context, shape, home, slots, min(group, slots), layer_id),

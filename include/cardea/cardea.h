@@ -394,6 +394,16 @@ CARDEA_API cardea_status_t cardea_memory_query(cardea_memory_t memory, cardea_me
  */
 CARDEA_API cardea_status_t cardea_memory_free(cardea_memory_t memory) CARDEA_NOEXCEPT;
 
+/*
+ * Waits until no other rank maps any of these `bytes` bytes of this rank's device memory. Frameworks call it between
+ * cardea_layer_destroy (and cardea_memory_free, for memory that was registered) and cudaFree: what an allocator does with
+ * memory that another rank still maps, that rank reads. The others let go when they, too, have destroyed their layers in it. A rank that died
+ * or left counts as having let go. OK at once for memory that nobody was offered, such as host memory.
+ * Errors: BUSY (layers of this rank lie in it, or a cardea_memory_t does, and others may map it), IN_PROGRESS (timeout 0) and
+ * TIMEOUT (both name a rank that has not let go), INVALID_ARGUMENT.
+ */
+CARDEA_API cardea_status_t cardea_memory_wait_unmapped(cardea_context_t context, const void *address, uint64_t bytes, uint64_t timeout) CARDEA_NOEXCEPT;
+
 /* ---------------------------------------------------------------- layers */
 
 typedef enum cardea_dtype {
@@ -498,6 +508,34 @@ typedef struct cardea_expert_table {
 } cardea_expert_table_t;
 #define CARDEA_EXPERT_TABLE_INIT {sizeof(cardea_expert_table_t), NULL, 0, 0}
 CARDEA_API cardea_status_t cardea_layer_table(cardea_layer_t layer, cardea_expert_table_t *table) CARDEA_NOEXCEPT;
+
+/*
+ * The same for kernels: what this rank's GPU can read now, in device memory, at addresses that stay the same for the layer's
+ * life, so that captured graphs may read it. Made by the first call, and only then kept; later calls give the same addresses.
+ * The entry of a view that lies in a slab in device memory is valid
+ *   - of a fetch on a stream: for work that is queued on the stream after the cardea_next that delivered the view and before
+ *     its cardea_release;
+ *   - of another fetch: for work on any stream that is queued after cardea_next has returned and done before cardea_release is
+ *     called. These calls wait until the GPU has written the table, also behind what streams have queued for the same expert.
+ * Other entries of experts that are not at home are empty, or on the way from one state to another. Where views of one expert
+ * are open in two slots at once, its entry tells of the one that was delivered last.
+ * Experts at home are always there. Their versions change in the order of the stream that is given to cardea_publish (without
+ * one, before it returns); their segments are null where they lie in memory that the GPU cannot read.
+ * Callbacks that call cardea_next, cardea_release or cardea_publish do not wait: the table changes soon after.
+ * A stream that is being captured is refused by cardea_next with UNSUPPORTED here, as in cardea_fetch: the views were given,
+ * and must be released, but the table does not tell of them.
+ * DEVICE from one of them also tells that the table could not be written: its entries are undefined then, and all else is done.
+ * Errors: UNSUPPORTED (no GPU, or inside a callback), NO_MEMORY, DEVICE.
+ */
+typedef struct cardea_device_table {
+  size_t size;
+  const int32_t *slots;                  /* num_experts rows of the slab; CARDEA_NO_SLOT: none, or the entry is empty */
+  const uint64_t *versions;              /* num_experts; UINT64_MAX while the entry is empty */
+  const void *const *segments;           /* num_experts * num_segments, expert by expert; null while the entry is empty */
+  uint32_t num_experts, num_segments;
+} cardea_device_table_t;
+#define CARDEA_DEVICE_TABLE_INIT {sizeof(cardea_device_table_t), NULL, NULL, NULL, 0, 0}
+CARDEA_API cardea_status_t cardea_layer_device_table(cardea_layer_t layer, cardea_device_table_t *table) CARDEA_NOEXCEPT;
 
 /* ---------------------------------------------------------------- slabs */
 

@@ -464,6 +464,12 @@ class Layer : public detail::Handle<cardea_layer_t, cardea_layer_destroy> {
     detail::check("cardea_layer_table", cardea_layer_table(get(), &table));
     return {table.entries, table.num_experts};
   }
+  /// The table in device memory, at fixed addresses; when its entries may be read, see cardea_device_table_t.
+  cardea_device_table_t device_table() const {
+    cardea_device_table_t table = CARDEA_DEVICE_TABLE_INIT;
+    detail::check("cardea_layer_device_table", cardea_layer_device_table(get(), &table));
+    return table;
+  }
 
   void publish(std::uint64_t version) { detail::check("cardea_publish", cardea_publish(get(), version, nullptr)); }
   void finish(std::uint64_t version) { detail::check("cardea_finish", cardea_finish(get(), version, nullptr)); }
@@ -645,6 +651,12 @@ class Context : public detail::Handle<cardea_context_t, cardea_context_destroy> 
     cardea_memory_t handle{};
     detail::check("cardea_memory_register", cardea_memory_register(get(), bytes.data(), bytes.size(), kind, &handle));
     return Memory(handle);
+  }
+
+  /// Waits until no other rank maps this device memory, before it is freed. Throws TIMEOUT, BUSY.
+  void wait_unmapped(const void* address, std::uint64_t bytes, std::chrono::nanoseconds timeout = forever) const {
+    detail::check("cardea_memory_wait_unmapped",
+                  cardea_memory_wait_unmapped(get(), address, bytes, detail::nanoseconds(timeout)));
   }
 
   Slab create_slab(const SlabOptions& options) const {

@@ -4,11 +4,9 @@
 #include <sched.h>
 
 #include <algorithm>
-#include <fstream>
 
 #include "topology/affinity.h"
 #include "topology/cpu_set.h"
-#include "topology/paths.h"
 
 namespace cardea::api {
 namespace {
@@ -18,7 +16,6 @@ using topology::DeviceKind;
 using topology::kNoDevice;
 
 constexpr std::size_t kCoresToBind = 2;  // of the NUMA node, for each rank on it
-constexpr std::size_t kMostRails = 4;
 
 std::string join(const std::vector<std::string>& words) {
   std::string all;
@@ -40,21 +37,6 @@ std::vector<DeviceId> gpus_of(const topology::Machine& machine, unsigned local, 
   return driven;
 }
 
-/// The names that UCX knows, nearest first.
-std::vector<std::string> ports_of(const topology::Machine& machine, const std::vector<DeviceId>& nics,
-                                  const ActivePort& port) {
-  std::vector<std::string> ports;
-  for (const DeviceId nic : nics) {
-    for (const std::string& name : machine.device(nic).os_names) {
-      const std::optional<std::string> active = port(name);
-      if (!active) continue;
-      ports.push_back(*active);
-      break;
-    }
-  }
-  return ports;
-}
-
 }  // namespace
 
 std::string RankPlace::text() const {
@@ -68,32 +50,14 @@ std::string RankPlace::text() const {
   return all;
 }
 
-std::vector<std::pair<std::string, std::string>> RankPlace::ucx_settings() const {
-  std::vector<std::pair<std::string, std::string>> settings;
-  if (nics.empty()) return settings;
-  settings.emplace_back("NET_DEVICES", join(nics));
-  if (nics.size() > 1) settings.emplace_back("MAX_RNDV_RAILS", std::to_string(nics.size()));
-  return settings;
-}
-
-std::optional<std::string> active_port(const std::string& device, const std::string& sys) {
-  if (device.empty() || device.find('/') != std::string::npos) return std::nullopt;
-  constexpr int kMostPorts = 2;
-  for (int number = 1; number <= kMostPorts; ++number) {
-    std::ifstream state(fmt::format("{}/class/infiniband/{}/ports/{}/state", sys, device, number));
-    std::string text;
-    if (std::getline(state, text) && text.find("ACTIVE") != std::string::npos) return fmt::format("{}:{}", device, number);
-  }
-  return std::nullopt;
-}
-
 Result<RankPlace> place_rank(const topology::Machine& machine, unsigned local, unsigned locals, const std::string& wish,
-                             const ActivePort& port) {
+                             const topology::FindPort& port) {
   RankPlace place;
   if (wish == "off") return place;
   std::vector<topology::AffinityOverride> wishes;
   if (!wish.empty() && wish != "auto") {
-    Result<topology::AffinityOverride> read = topology::parse_override(machine, fmt::format("rank={} {}", local, wish));
+    Result<topology::AffinityOverride> read = topology::parse_override(
+        machine, fmt::format("rank={} {}", local, wish), [&](const std::string& name) { return port(name).has_value(); });
     if (!read.ok()) return Status(CARDEA_ERR_CONFIGURATION, "CARDEA_AFFINITY: " + read.status().message());
     if (read->rank != local)
       return Status(CARDEA_ERR_CONFIGURATION, "CARDEA_AFFINITY names a rank; it is about each rank itself");
@@ -113,17 +77,10 @@ Result<RankPlace> place_rank(const topology::Machine& machine, unsigned local, u
   if (wants_cpus || (own.numa != kNoDevice && machine.device(own.numa).cores.size() >= kCoresToBind * here))
     place.cpus = own.cpus;
 
-  if (!wishes.empty() && !wishes.front().nics.empty()) {
-    place.nics = ports_of(machine, wishes.front().nics, port);
-    if (place.nics.size() != wishes.front().nics.size())
-      return Status(CARDEA_ERR_CONFIGURATION,
-                    "CARDEA_AFFINITY: a NIC in \"" + wish + "\" is no RDMA device with a port that is up");
-    return place;
-  }
-  const std::vector<std::string> ports = ports_of(machine, own.nics, port);
-  if (ports.size() < 2) return place;  // nothing to choose
-  place.nics.assign(ports.begin(), ports.begin() + static_cast<std::ptrdiff_t>(
-                                                       std::clamp<std::size_t>(ports.size() / locals, 1, kMostRails)));
+  Result<std::vector<std::string>> rails =
+      topology::choose_rails(machine, ranks, local, wishes.empty() ? nullptr : &wishes.front(), port);
+  if (!rails.ok()) return Status(CARDEA_ERR_CONFIGURATION, "CARDEA_AFFINITY: " + rails.status().message());
+  place.nics = std::move(*rails);
   return place;
 }
 

@@ -34,7 +34,6 @@
 namespace cardea::api {
 namespace {
 
-constexpr std::size_t kMaxAddress = 64 << 10;
 constexpr std::size_t kRecentRecords = 4096;     // of 64 bytes, for dumps
 constexpr std::size_t kTracedRecords = 1 << 17;  // so that what writes them may be late
 
@@ -125,10 +124,16 @@ Status Context::find_place(const std::vector<Rank>& node_ranks) {
   }
   const auto local = static_cast<unsigned>(std::find(here.begin(), here.end(), self_) - here.begin());
   Result<RankPlace> place = place_rank(*machine_, local, static_cast<unsigned>(here.size()), settings_.affinity,
-                                       [](const std::string& device) { return active_port(device); });
+                                       [](const std::string& device) { return topology::find_port(device); });
   if (!place.ok()) return place.status();
   place_ = std::move(*place);
   log::print(log::Level::kInfo, std::to_string(self_), "api", "{}: {}", machine_->name(), place_.text());
+  const char* const wish = std::getenv("UCX_NET_DEVICES");
+  if (wish == nullptr || place_.nics.empty()) return {};
+  log::print(log::Level::kWarn, std::to_string(self_), "api",
+             "UCX_NET_DEVICES is {}, so UCX uses that, for all chunks alike, and not the NICs {}", wish,
+             fmt::join(place_.nics, ","));
+  place_.nics.clear();
   return {};
 }
 
@@ -164,6 +169,8 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
     };
   }
   options.numa = place_.numa;
+  const std::vector<std::string> rails = place_.nics.empty() ? std::vector<std::string>{""} : place_.nics;
+  options.rails = rails;
   runtime_ = std::make_unique<engine::Runtime>(engine_->executor, *this, std::move(options));
   if (const Status status = start_recording(*membership); !status.ok()) return status;
   std::vector<Rank> shm_peers;
@@ -177,20 +184,22 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
     ucx.self = self_;
     ucx.job_id = exchange.job_id();
     ucx.secret = exchange.secret();
-    ucx.defaults = place_.ucx_settings();
     // While chunks are on their way, the next completion is nearer than a sleep and a wake-up.
     ucx.spin = std::chrono::microseconds(50);
-    Result<std::unique_ptr<transport::Transport>> transport = transport::make_ucx_transport(engine_->io, *runtime_, ucx);
+    // A rank is lost when it is silent for its limit, and then no rail of it is to blame.
+    Result<std::unique_ptr<transport::Transport>> transport =
+        transport::make_ucx_rails(engine_->io, *runtime_, ucx, rails, 2 * settings_.watch.liveness.limit);
     made = transport.status();
     if (transport.ok()) engine_->ucx = std::move(*transport);
   }
-  if (const Status status = connect_ucx(exchange, made, deadline); !status.ok()) return status;
+  Result<std::vector<std::uint32_t>> nics = connect_ucx(exchange, made, rails, deadline);
+  if (!nics.ok()) return nics.status();
 
   std::vector<transport::Transport*> route(node_of_.size(), nullptr);
   for (Rank rank = 0; rank < route.size(); ++rank) {
     if (rank != self_) route[rank] = node_of_[rank] == node_of_[self_] ? engine_->shm.get() : engine_->ucx.get();
   }
-  runtime_->attach(std::move(route));
+  runtime_->attach(std::move(route), *nics);
   if (engine_->shm) {
     std::vector<std::pair<Rank, Bytes>> peers;
     for (const Rank rank : shm_peers) peers.emplace_back(rank, Bytes());
@@ -271,7 +280,8 @@ void Context::make_node_cache(const shm::Membership& membership, Clock::time_poi
   node_cache_ = std::make_unique<cache::NodeCache>(directory, engine_->arena->lock(), std::move(options));
 }
 
-Status Context::connect_ucx(bootstrap::Exchange& exchange, const Status& mine, Clock::time_point deadline) {
+Result<std::vector<std::uint32_t>> Context::connect_ucx(bootstrap::Exchange& exchange, const Status& mine,
+                                                        const std::vector<std::string>& rails, Clock::time_point deadline) {
   // A rank whose transport could not be made says so, rather than letting the others wait for it.
   WireWriter out;
   out.text(mine.ok() ? std::string_view() : std::string_view(mine.message()).substr(0, 512));
@@ -280,16 +290,30 @@ Status Context::connect_ucx(bootstrap::Exchange& exchange, const Status& mine, C
   if (!mine.ok()) return mine;
   if (!all.ok()) return all.status();
   std::vector<std::pair<Rank, Bytes>> peers;
+  std::set<std::string> nics;  // of this node's ranks
   for (Rank rank = 0; rank < all->size(); ++rank) {
     WireReader in((*all)[rank]);
     const std::string failure = in.text(512);
-    const ByteView address = in.blob(kMaxAddress);
+    const ByteView address = in.blob(transport::kMaxUcxAddress);
     if (const Status status = in.finish("transport address"); !status.ok()) return status.with_peer(rank);
     if (!failure.empty()) return Status::error(CARDEA_ERR_TRANSPORT, "rank {}: {}", rank, failure).with_peer(rank);
-    if (node_of_[rank] == node_of_[self_]) continue;
-    peers.emplace_back(rank, Bytes(address.begin(), address.end()));
+    if (node_of_[rank] != node_of_[self_]) {
+      peers.emplace_back(rank, Bytes(address.begin(), address.end()));
+    } else if (engine_->ucx) {
+      Result<std::vector<std::string>> theirs = transport::ucx_rail_devices(address, rank);
+      if (!theirs.ok()) return theirs.status().with_peer(rank);
+      nics.insert(theirs->begin(), theirs->end());
+    }
   }
-  return engine_->ucx ? engine_->ucx->connect(peers) : Status();
+  if (!engine_->ucx) return std::vector<std::uint32_t>();
+  if (const Status status = engine_->ucx->connect(peers); !status.ok()) return status;
+  // Numbers that all ranks of the node give alike, since they know the same names. Those of very many NICs are shared.
+  std::vector<std::uint32_t> numbers;
+  for (const std::string& rail : rails) {
+    const auto place = static_cast<std::uint32_t>(std::distance(nics.begin(), nics.find(rail)));
+    numbers.push_back(place % cache::kMaxNics);
+  }
+  return numbers;
 }
 
 std::string_view Context::transport_of(Rank rank) const {

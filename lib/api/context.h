@@ -168,7 +168,9 @@ class Context final : public engine::Observer, public std::enable_shared_from_th
   Status form(bootstrap::Exchange& exchange, Clock::time_point deadline);
   Status start_recording(const shm::Membership& membership);
   void make_node_cache(const shm::Membership& membership, Clock::time_point deadline);
-  Status connect_ucx(bootstrap::Exchange& exchange, const Status& mine, Clock::time_point deadline);
+  /// By which number the node's ranks count the NIC of each of `rails`; none without other nodes.
+  Result<std::vector<std::uint32_t>> connect_ucx(bootstrap::Exchange& exchange, const Status& mine,
+                                                 const std::vector<std::string>& rails, Clock::time_point deadline);
   void raise_event();
   void run_callback(core::FetchNumber fetch);
 

@@ -177,11 +177,16 @@ void release_all(const std::vector<std::uint64_t>& ids, Note note) {
       note(context_for(id, Kind::kView).status());
     }
   }
-  const engine::Runtime::CallerIssues issues(in.runtime(), !in.on_engine_thread());
-  const auto held = in.lock();
-  std::vector<Status> outcomes;
-  in.runtime().release(views, outcomes);
-  for (const Status& status : outcomes) note(status.ok() ? in.aborted() : status.within("view handle"));
+  std::vector<engine::Runtime::TableNote> notes;
+  {
+    const engine::Runtime::CallerIssues issues(in.runtime(), !in.on_engine_thread());
+    const auto held = in.lock();
+    std::vector<Status> outcomes;
+    in.runtime().release(views, outcomes);
+    for (const Status& status : outcomes) note(status.ok() ? in.aborted() : status.within("view handle"));
+    notes = in.runtime().take_table_notes();
+  }
+  note(in.runtime().write_tables(std::move(notes), !in.on_engine_thread()));
 }
 
 }  // namespace
@@ -227,9 +232,13 @@ cardea_status_t cardea_next(cardea_fetch_t fetch, cardea_view_t* views, uint32_t
                            "layer {}: of {} experts {} wait for their version, {} for a slot, {} are moving",
                            layer->layer_id, counts.experts, counts.parked, counts.starved, counts.moving);
     });
-    if (slots.empty()) return status;
+    std::vector<engine::Runtime::TableNote> notes = in.runtime().take_table_notes();
+    if (slots.empty() && notes.empty()) return status;
     held.unlock();
-    return in.runtime().copier()->wait_on(stream, slots);
+    const Status waits = slots.empty() ? Status() : in.runtime().copier()->wait_on(stream, slots);
+    const Status written = in.runtime().write_tables(std::move(notes), !in.on_engine_thread());
+    if (!waits.ok()) return waits;
+    return written.ok() ? status : written;
   });
 }
 

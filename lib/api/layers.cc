@@ -70,7 +70,7 @@ Result<engine::LayerRequest> read_layer(const cardea_layer_desc_t* desc, std::ui
 Status wait_for_members(Context& in, std::unique_lock<std::mutex>& held, engine::LayerRecord& layer) {
   const auto timeout = static_cast<std::uint64_t>(in.settings().setup_timeout.count());
   Status status = in.wait(held, timeout, [&] { return in.runtime().formed(layer); });
-  if (status.code() == CARDEA_ERR_TIMEOUT) {
+  if (status.code() == CARDEA_ERR_TIMEOUT && layer.failure.ok()) {  // not that of a member that gave up
     const std::vector<Rank> missing = in.runtime().missing(layer);
     status = Status(CARDEA_ERR_TIMEOUT,
                     fmt::format("layer {}: ranks {} have not created it", layer.layer_id, fmt::join(missing, ", ")),
@@ -87,6 +87,15 @@ cardea_status_t with_layer(cardea_layer_t layer, Body body) noexcept {
   return guarded([&] { return with_object(layer.id, Kind::kLayer, &Context::layers, body); });
 }
 
+/// The layer of a handle, for calls that work on it without the mutex.
+Result<std::shared_ptr<engine::LayerRecord>> live_layer(Context& in, cardea_layer_t layer) {
+  const auto held = in.lock();
+  const LayerObject* const object = in.layers.find(object_of(layer.id));
+  if (object == nullptr) return bad_handle("layer", "it was destroyed, or never existed");
+  if (!in.aborted().ok()) return in.aborted();
+  return object->record;
+}
+
 /// Runs body(context, record) without the mutex, for a layer that nobody can destroy meanwhile, when work may be queued on
 /// the stream.
 template <typename Body>
@@ -94,16 +103,10 @@ Status on_stream(cardea_layer_t layer, void* stream, Body body) {
   Result<std::shared_ptr<Context>> context = context_for(layer.id, Kind::kLayer);
   if (!context.ok()) return context.status();
   Context& in = **context;
-  std::shared_ptr<engine::LayerRecord> record;
-  {
-    const auto held = in.lock();
-    const LayerObject* const object = in.layers.find(object_of(layer.id));
-    if (object == nullptr) return bad_handle("layer", "it was destroyed, or never existed");
-    if (!in.aborted().ok()) return in.aborted();
-    record = object->record;
-  }
+  Result<std::shared_ptr<engine::LayerRecord>> record = live_layer(in, layer);
+  if (!record.ok()) return record.status();
   if (const Status status = check_stream(in, stream); !status.ok()) return status;
-  return body(in, *record);
+  return body(in, **record);
 }
 
 }  // namespace
@@ -280,6 +283,28 @@ cardea_status_t cardea_layer_table(cardea_layer_t layer, cardea_expert_table_t* 
   });
 }
 
+cardea_status_t cardea_layer_device_table(cardea_layer_t layer, cardea_device_table_t* table) CARDEA_NOEXCEPT {
+  return guarded([&]() -> Status {
+    Result<std::shared_ptr<Context>> context = context_for(layer.id, Kind::kLayer);
+    if (!context.ok()) return context.status();
+    Context& in = **context;
+    Result<std::shared_ptr<engine::LayerRecord>> record = live_layer(in, layer);
+    if (!record.ok()) return record.status();
+    if (const Status status = check_output(table, "table"); !status.ok()) return status;
+    if (const Status status = may_use_device(in); !status.ok()) return status;
+    const Result<std::shared_ptr<cardea::cuda::DeviceTable>> made = in.runtime().device_table(*record);
+    if (!made.ok()) return made.status();
+    cardea_device_table_t out = CARDEA_DEVICE_TABLE_INIT;
+    out.slots = reinterpret_cast<const std::int32_t*>((*made)->slots());
+    out.versions = reinterpret_cast<const std::uint64_t*>((*made)->versions());
+    out.segments = reinterpret_cast<const void* const*>((*made)->segments());
+    out.num_experts = (*record)->num_experts;
+    out.num_segments = static_cast<std::uint32_t>((*record)->layout.count());
+    write_struct(table, out);
+    return {};
+  });
+}
+
 // ---------------------------------------------------------------- versions
 
 cardea_status_t cardea_publish(cardea_layer_t layer, uint64_t version, void* stream) CARDEA_NOEXCEPT {
@@ -291,8 +316,12 @@ cardea_status_t cardea_publish(cardea_layer_t layer, uint64_t version, void* str
       });
     });
   }
-  return with_layer(layer, [&](Context& in, auto&, LayerObject& object) -> Status {
-    return in.runtime().publish(*object.record, version);
+  return with_layer(layer, [&](Context& in, auto& held, LayerObject& object) -> Status {
+    if (const Status status = in.runtime().publish(*object.record, version); !status.ok()) return status;
+    in.runtime().note_published(*object.record, version, nullptr);
+    std::vector<engine::Runtime::TableNote> notes = in.runtime().take_table_notes();
+    held.unlock();
+    return in.runtime().write_tables(std::move(notes), !in.on_engine_thread());
   });
 }
 

@@ -20,6 +20,15 @@ Status check_kind(std::uint32_t kind) {
   return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "memory kind {}", kind);
 }
 
+Status check_range(const void* address, std::uint64_t bytes) {
+  if (address == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "address is null");
+  if (bytes == 0) return Status(CARDEA_ERR_INVALID_ARGUMENT, "bytes is 0");
+  if (reinterpret_cast<std::uintptr_t>(address) > UINTPTR_MAX - bytes) {
+    return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "{} bytes from {} reach beyond the address space", bytes, address);
+  }
+  return {};
+}
+
 /// The context, if it may be used and, for device memory, by this thread.
 Result<std::shared_ptr<Context>> context_of(cardea_context_t context, std::uint32_t kind) {
   Result<std::shared_ptr<Context>> found = context_for(context.id, Kind::kContext);
@@ -83,21 +92,14 @@ cardea_status_t cardea_memory_alloc(cardea_context_t context, uint64_t bytes, ca
 
 cardea_status_t cardea_memory_register(cardea_context_t context, void* address, uint64_t bytes, cardea_memory_kind_t kind,
                                        cardea_memory_t* memory) CARDEA_NOEXCEPT {
-  const auto check = [&]() -> Status {
-    if (address == nullptr) return Status(CARDEA_ERR_INVALID_ARGUMENT, "address is null");
-    if (reinterpret_cast<std::uintptr_t>(address) > UINTPTR_MAX - bytes) {
-      return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "{} bytes from {} reach beyond the address space", bytes, address);
-    }
-    return {};
-  };
   return make_memory(
       context, bytes, kind, memory, [] {},
       [&](Context& in) -> Result<engine::RegionNumber> {
-        if (const Status status = check(); !status.ok()) return status;
+        if (const Status status = check_range(address, bytes); !status.ok()) return status;
         return in.runtime().register_private(address, bytes);
       },
       [&](Context& in) -> Result<engine::RegionNumber> {
-        if (const Status status = check(); !status.ok()) return status;
+        if (const Status status = check_range(address, bytes); !status.ok()) return status;
         return in.runtime().register_device(address, bytes);
       });
 }
@@ -127,6 +129,21 @@ cardea_status_t cardea_memory_free(cardea_memory_t memory) CARDEA_NOEXCEPT {
                          in.memories.objects.erase(object_of(memory.id));
                          return {};
                        });
+  });
+}
+
+cardea_status_t cardea_memory_wait_unmapped(cardea_context_t context, const void* address, uint64_t bytes,
+                                            uint64_t timeout) CARDEA_NOEXCEPT {
+  return guarded([&]() -> Status {
+    Result<std::shared_ptr<Context>> found = context_of(context, CARDEA_MEMORY_HOST);
+    if (!found.ok()) return found.status();
+    if (const Status status = check_range(address, bytes); !status.ok()) return status;
+    Context& in = **found;
+    auto held = in.lock();
+    Status status = in.wait(held, timeout, [&] { return in.runtime().unmapped(address, bytes); });
+    if (status.code() != CARDEA_ERR_TIMEOUT) return status;
+    const Status still = in.runtime().unmapped(address, bytes);
+    return still.code() == CARDEA_IN_PROGRESS ? Status(CARDEA_ERR_TIMEOUT, still.message(), still.detail()) : still;
   });
 }
 

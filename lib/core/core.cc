@@ -41,6 +41,18 @@ LayerNumber Core::add_layer(LayerSpec spec) {
   return number;
 }
 
+void Core::set_rails(Rank rank, LaneNumber first, std::uint32_t count) {
+  for (auto& [number, of] : layers_) {
+    for (ExpertSources& expert : of->experts) {
+      for (SourceOption& option : expert.options) {
+        if (option.rank != rank || option.path != CARDEA_PATH_NETWORK) continue;
+        option.lane = first;
+        option.rails = count;
+      }
+    }
+  }
+}
+
 void Core::set_sources(LayerNumber number, std::vector<ExpertSources> experts) {
   Layer& of = layer(number);
   const Membership& members = of.versions.members();

@@ -139,6 +139,11 @@ class Core {
   Core& operator=(const Core&) = delete;
 
   // ---- set-up
+  /// What is taken from a rank over the network from now on goes by these lanes.
+  void set_rails(Rank rank, LaneNumber first, std::uint32_t count);
+  /// By which number the node's ranks count what is on the way through the lane's NIC, less than cache::kMaxNics. Before
+  /// anything moves on the lane.
+  void set_nic(LaneNumber lane, std::uint32_t nic) { lanes_[lane].set_nic(nic); }
   LayerNumber add_layer(LayerSpec spec);
   /// Tells where the layer's experts are, once all members have said so. Fetches are refused before.
   void set_sources(LayerNumber layer, std::vector<ExpertSources> experts);

@@ -98,6 +98,7 @@ class Lane {
   /// The classes that have something to start now, less urgent than demand.
   bool background_waits(std::size_t c) const { return c != index(Class::kDemand) && may_start(c); }
   const LaneLimits& limits() const { return limits_; }
+  void set_nic(std::uint32_t nic) { limits_.nic = nic; }
   /// Class of the most urgent transfer that waits.
   std::optional<Class> most_urgent() const {
     for (std::size_t c = 0; c < kClasses; ++c) {

@@ -9,6 +9,7 @@
 #include <iterator>
 
 #include "lib/base/log.h"
+#include "lib/cuda/queue_copies.h"
 #include "lib/telemetry/nvtx.h"
 
 namespace cardea::cuda {
@@ -178,31 +179,6 @@ bool Copier::find_what_comes_before(const CopyOrder& order, bool alone) {
   return again;
 }
 
-Status Copier::copy(Stream stream) {
-  const Driver& driver = device_->driver();
-  const std::size_t count = batch_.count();
-  if (count > 1 && (driver.copy_batch != nullptr || driver.copy_batch_12_8 != nullptr)) {
-    CopyAttributes attributes;
-    attributes.source_access = kSourceAccessStream;
-    std::size_t first = 0;
-    if (driver.copy_batch != nullptr) {
-      return device_->check(
-          driver.copy_batch(batch_.to(), batch_.from(), batch_.sizes(), count, &attributes, &first, 1, stream),
-          "cuMemcpyBatchAsync");
-    }
-    std::size_t failed = 0;
-    return device_->check(
-        driver.copy_batch_12_8(batch_.to(), batch_.from(), batch_.sizes(), count, &attributes, &first, 1, &failed, stream),
-        "cuMemcpyBatchAsync");
-  }
-  for (std::size_t i = 0; i < count; ++i) {
-    const Status status =
-        device_->check(driver.copy(batch_.to()[i], batch_.from()[i], batch_.sizes()[i], stream), "cuMemcpyAsync");
-    if (!status.ok()) return status;
-  }
-  return {};
-}
-
 void Copier::flush(std::span<const CopyOrder> orders) {
   const Queue queue = orders.front().queue;
   const auto q = static_cast<std::size_t>(queue);
@@ -212,7 +188,7 @@ void Copier::flush(std::span<const CopyOrder> orders) {
   if (timed_) {
     if (Result<EventRef> begin = timed_->record(stream(queue)); begin.ok()) together.begin = std::move(*begin);
   }
-  together.failed = copy(stream(queue));
+  together.failed = queue_copies(*device_, batch_, stream(queue));
   // After a failure some of it may be under way: the event tells when nothing writes any more.
   Result<EventRef> event = (timed_ ? timed_ : events_)->record(stream(queue));
   if (event.ok()) together.event = std::move(*event);

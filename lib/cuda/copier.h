@@ -149,7 +149,6 @@ class Copier {
   void flush(std::span<const CopyOrder> orders);
   bool find_what_comes_before(const CopyOrder& order, bool alone);
   void not_queued(Queue queue, const Status& why, std::span<const CopyOrder> orders);
-  Status copy(Stream stream);
   static Status fate_of(const Order& order);
   bool passed(const Mark& mark) const {
     return mark.number <= passed_[static_cast<std::size_t>(mark.queue)].load(std::memory_order_acquire);

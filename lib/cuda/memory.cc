@@ -151,6 +151,12 @@ Residence residence(const Driver& driver, const void* address) {
                                                                                            : Residence::kHost;
 }
 
+bool readable(const Device& device, const void* address) {
+  const auto type = attribute<unsigned>(device.driver(), address, Attribute::kMemoryType);
+  if (type != kMemoryTypeDevice) return type == kMemoryTypeHost;
+  return attribute<int>(device.driver(), address, Attribute::kDeviceOrdinal, -1) == device.ordinal();
+}
+
 Status check_residence(const Device& device, const void* address) {
   const Driver& driver = device.driver();
   const auto type = attribute<unsigned>(driver, address, Attribute::kMemoryType);

@@ -65,6 +65,9 @@ enum class Residence { kHost, kDevice };
 /// kHost also for memory that the driver does not know.
 Residence residence(const Driver& driver, const void* address);
 
+/// Whether kernels of this device may read what lies there: its own memory, and host memory that CUDA has pinned.
+bool readable(const Device& device, const void* address);
+
 /// INVALID_ARGUMENT unless it is memory of this device.
 Status check_residence(const Device& device, const void* address);
 

@@ -10,6 +10,8 @@
 #include <set>
 
 #include "cardea/cardea.h"
+#include "lib/api/affinity.h"
+#include "topology/rails.h"
 
 namespace cardea::doctor {
 namespace {
@@ -66,6 +68,12 @@ Section machine(const System& system) {
   };
   devices(topology::DeviceKind::kGpu, "GPUs");
   devices(topology::DeviceKind::kNic, "NICs");
+  const auto place = api::place_rank(found, 0, 1, system.variable("CARDEA_AFFINITY").value_or("auto"),
+                                     [](const std::string& name) { return topology::find_port(name); });
+  const auto ucx = system.variable("UCX_NET_DEVICES");
+  lines.emplace_back("rails of a rank", !place.ok() ? place.status().message()
+                                        : ucx       ? fmt::format("UCX_NET_DEVICES: {}", *ucx)
+                                                    : topology::rails_text(place->nics));
   for (const std::string& note : found.notes()) lines.emplace_back("", note);
   return {"machine", std::move(lines)};
 }

@@ -233,9 +233,14 @@ Status Runtime::map_device_region(Rank from, LayerRecord& layer, const RegionOff
 void Runtime::device_region_mapped(const transport::RegionKey& key, Result<cuda::PeerMapping> opened) {
   std::shared_ptr<const cuda::PeerMapping> mapping;  // if nobody waits any more, it goes here, where it may
   if (opened.ok()) mapping = std::make_shared<const cuda::PeerMapping>(std::move(*opened));
-  const auto held = lock();
+  auto held = lock();
   const auto found = peer_regions_.find(key);
-  if (found == peer_regions_.end()) return;
+  if (found == peer_regions_.end()) {
+    held.unlock();
+    mapping.reset();
+    held.lock();
+    return tell_unmapped(key);
+  }
   PeerRegion& known = found->second;
   known.opening = false;
   known.device = mapping;
@@ -447,6 +452,7 @@ std::optional<Runtime::StreamView> Runtime::stream_view(core::ViewNumber view) c
 
 Status Runtime::publish_on(cuda::Stream stream, LayerRecord& layer, Version version) {
   const core::LayerNumber number = layer.number;
+  std::vector<TableNote> notes;
   {
     const auto held = lock();
     if (layer.publishing) {
@@ -456,9 +462,13 @@ Status Runtime::publish_on(cuda::Stream stream, LayerRecord& layer, Version vers
     if (const Status status = core_.may_publish(number, version); !status.ok()) return status;
     layer.publishing = version;
     core_.hold(number);
+    note_published(layer, version, stream);
+    notes = take_table_notes();
   }
-  const auto then = [this, number, version](const Status& reached) {
-    const auto held = lock();
+  const bool in_table = !notes.empty();
+  const Status written = write_tables(std::move(notes), true);
+  const auto then = [this, number, version, in_table](const Status& reached) {
+    auto held = lock();
     LayerRecord& of = *by_number_.at(number);
     of.publishing.reset();
     const Status status = reached.ok() ? publish(of, version) : reached;
@@ -468,8 +478,13 @@ Status Runtime::publish_on(cuda::Stream stream, LayerRecord& layer, Version vers
     }
     core_.let_go(number);
     dispatch();
+    if (in_table || !status.ok()) return;
+    note_published(of, version, nullptr);  // somebody may have asked for the table since
+    std::vector<TableNote> late = take_table_notes();
+    held.unlock();
+    [[maybe_unused]] const Status entered = write_tables(std::move(late), true);  // it says itself what failed
   };
-  const Status status = copier_->when_reached(stream, then);
+  const Status status = written.ok() ? copier_->when_reached(stream, then) : written;
   if (status.ok()) return status;
   const auto held = lock();
   layer.publishing.reset();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "lib/core/core.h"
+#include "lib/cuda/device_table.h"
 #include "lib/engine/landing_memory.h"
 #include "lib/engine/messages.h"
 #include "lib/engine/regions.h"
@@ -89,7 +90,8 @@ struct LayerRecord {
   // cardea_expert_table_t; sized once, so that its addresses stay
   std::vector<cardea_expert_entry_t> table;
   std::vector<const void*> table_segments;
-  std::vector<std::uint32_t> table_views;  // open views of each expert
+  std::vector<std::uint32_t> table_views;           // open views of each expert
+  std::shared_ptr<cuda::DeviceTable> device_table;  // null unless somebody has asked for it
 };
 
 }  // namespace cardea::engine

@@ -173,6 +173,7 @@ void Runtime::announce_to_others(std::shared_ptr<LayerRecord> layer) {
       for (const RegionNumber number : regions) {
         const Regions::Region& region = regions_.at(number);
         memory.push_back({number, region.base, region.bytes, region.descriptor(), region.device});
+        if (region.device) note_exported(number, region.base, region.bytes, layer->others);
       }
     }
     for (const Rank peer : layer->others) {
@@ -228,6 +229,8 @@ void Runtime::replay_early(std::shared_ptr<LayerRecord> layer) {
       for (const auto& [from, bytes] : early.messages) early_bytes_ -= bytes.size();
     }
     for (const auto& [from, bytes] : early.messages) on_message(from, bytes);
+    const auto held = lock();
+    forget_early_offers(early.messages);
   });
 }
 
@@ -258,9 +261,14 @@ Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce an
     // Several layers may lie in one region; its transport hears of it once.
     const auto [known, fresh] = peer_regions_.try_emplace(key, PeerRegion{0, false, offer.bytes});
     if (cuda::Export::is_one(offer.descriptor)) {
-      if (!fresh && (known->second.bytes != offer.bytes || known->second.gone))
+      // What its owner has freed before this rank came to it is never mapped.
+      const bool too_late = freed_early(key);
+      if (!fresh && (known->second.bytes != offer.bytes || (known->second.gone && !too_late)))
         return refuse(fmt::format("region {} is not what it was", offer.region));
       source.on_device.insert(offer.region);
+      known->second.on_device = true;
+      known->second.gone = known->second.gone || too_late;
+      if (too_late) continue;
       if (const Status status = map_device_region(from, layer, offer, source); !status.ok()) return status.with_peer(from);
       continue;
     }
@@ -399,7 +407,12 @@ void Runtime::form_if_complete(LayerRecord& layer) {
                       : mapped   ? CARDEA_PATH_NODE_MAPPED
                       : by_gpu   ? CARDEA_PATH_NODE_GPU
                                  : CARDEA_PATH_NODE_COPY;
-        option.lane = !same_node ? kNetworkIn : option.path == CARDEA_PATH_NODE_GPU ? kGpuPull : kNodeCopy;
+        option.lane = option.path == CARDEA_PATH_NODE_GPU ? kGpuPull : kNodeCopy;
+        if (!same_node) {
+          const transport::RailRun rails = rails_[rank];
+          option.lane = kNetworkIn + rails.first;
+          option.rails = rails.count;
+        }
       }
       expert.options.push_back(option);
     }
@@ -450,6 +463,7 @@ Status Runtime::end_layer(LayerRecord& layer, const Status& why) {
   for (const Rank peer : layer.others) send(peer, LayerLeft{layer.key, reason});
   drop_local(layer);
   drop_staged(layer.number);
+  drop_table(layer);
   for (auto& [rank, source] : layer.sources) {
     for (auto& [region, mapping] : source.device) destroy_on_copier(std::move(mapping));
     for (const RegionOffer& offer : source.announce.regions) let_go_of(rank, offer.region);
@@ -466,6 +480,7 @@ Status Runtime::end_layer(LayerRecord& layer, const Status& why) {
 void Runtime::note_ended(const LayerKey& key) {
   if (const auto early = early_.find(key); early != early_.end()) {
     for (const auto& [from, bytes] : early->second.messages) early_bytes_ -= bytes.size();
+    forget_early_offers(early->second.messages);
     early_.erase(early);
   }
   ended_.push_back(key);
@@ -478,9 +493,10 @@ void Runtime::let_go_of(Rank owner, RegionNumber region) {
   if (known == peer_regions_.end()) return;
   if (known->second.layers != 0) --known->second.layers;
   if (known->second.layers != 0 || (!known->second.gone && !lost_.contains(owner))) return;
-  destroy_on_copier(std::move(known->second.device));
+  region_unused(key, known->second);
+  const bool accepted = !known->second.on_device;  // by its transport
   peer_regions_.erase(known);
-  enqueue([transport = route_[owner], key] { transport->forget(key); });
+  if (accepted) enqueue([transport = route_[owner], key] { transport->forget(key); });
 }
 
 }  // namespace cardea::engine

@@ -16,7 +16,8 @@ enum class Opcode : std::uint8_t {
   kGoodbye = 5,
   kNodeNotice = 6,
   kHeartbeat = 7,
-  kLossNotice = 8
+  kLossNotice = 8,
+  kRegionsUnmapped = 9
 };
 
 void put(WireWriter& out, const LayerKey& key) {
@@ -144,6 +145,20 @@ void put(WireWriter& out, const Status& why) {
   out.text(std::string_view(why.message()).substr(0, kMaxReason));
 }
 
+void put_regions(WireWriter& out, Opcode opcode, const std::vector<std::uint32_t>& regions) {
+  out.number(static_cast<std::uint8_t>(opcode)).number(static_cast<std::uint32_t>(regions.size()));
+  for (const std::uint32_t region : regions) out.number(region);
+}
+
+template <typename Regions>
+Result<Message> get_regions(WireReader& in) {
+  Regions message;
+  const auto count = in.number_in<std::uint32_t>(0, kMaxRegions);
+  for (std::uint32_t i = 0; i < count && !in.failed(); ++i) message.regions.push_back(in.number<std::uint32_t>());
+  if (const Status status = in.finish("list of regions"); !status.ok()) return status;
+  return Message(std::move(message));
+}
+
 std::string get_text(WireReader& in) {
   std::string text = in.text(kMaxReason);
   // It may end up in a log or on a terminal.
@@ -191,8 +206,9 @@ Bytes encode(const Message& message) {
     put(out, left->layer);
     put(out, left->why);
   } else if (const auto* gone = std::get_if<RegionsGone>(&message)) {
-    out.number(static_cast<std::uint8_t>(Opcode::kRegionsGone)).number(static_cast<std::uint32_t>(gone->regions.size()));
-    for (const std::uint32_t region : gone->regions) out.number(region);
+    put_regions(out, Opcode::kRegionsGone, gone->regions);
+  } else if (const auto* unmapped = std::get_if<RegionsUnmapped>(&message)) {
+    put_regions(out, Opcode::kRegionsUnmapped, unmapped->regions);
   } else if (const auto* node = std::get_if<NodeNotice>(&message)) {
     out.number(static_cast<std::uint8_t>(Opcode::kNodeNotice)).number(node->entry).number(node->nic);
   } else if (const auto* heartbeat = std::get_if<Heartbeat>(&message)) {
@@ -222,13 +238,10 @@ Result<Message> decode(ByteView bytes) {
       if (const Status status = in.finish("layer departure"); !status.ok()) return status;
       return Message(std::move(left));
     }
-    case Opcode::kRegionsGone: {
-      RegionsGone gone;
-      const auto count = in.number_in<std::uint32_t>(0, kMaxRegions);
-      for (std::uint32_t i = 0; i < count && !in.failed(); ++i) gone.regions.push_back(in.number<std::uint32_t>());
-      if (const Status status = in.finish("list of regions"); !status.ok()) return status;
-      return Message(std::move(gone));
-    }
+    case Opcode::kRegionsGone:
+      return get_regions<RegionsGone>(in);
+    case Opcode::kRegionsUnmapped:
+      return get_regions<RegionsUnmapped>(in);
     case Opcode::kGoodbye:
       if (const Status status = in.finish("goodbye"); !status.ok()) return status;
       return Message(Goodbye{});

@@ -76,6 +76,12 @@ struct RegionsGone {
   std::vector<std::uint32_t> regions;
 };
 
+/// To their owner, a rank of the sender's node: the sender has let go of these regions of device memory, which the owner has
+/// freed. The answer to RegionsGone, given when they are mapped no more.
+struct RegionsUnmapped {
+  std::vector<std::uint32_t> regions;
+};
+
 /// To a rank of the sender's node: core::TellNode.
 struct NodeNotice {
   std::uint32_t entry = cache::kNoEntry;
@@ -85,7 +91,8 @@ struct NodeNotice {
 /// The sender leaves the job of its own will.
 struct Goodbye {};
 
-using Message = std::variant<LayerAnnounce, LayerNotice, LayerLeft, RegionsGone, Goodbye, NodeNotice, Heartbeat, LossNotice>;
+using Message = std::variant<LayerAnnounce, LayerNotice, LayerLeft, RegionsGone, Goodbye, NodeNotice, Heartbeat, LossNotice,
+                             RegionsUnmapped>;
 
 /// Caps on what a peer may claim.
 inline constexpr std::uint32_t kMaxExperts = 65536;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "lib/base/log.h"
+#include "lib/engine/lanes.h"
 #include "lib/engine/runtime.h"
 
 namespace cardea::engine {
@@ -50,14 +51,10 @@ Status Runtime::receive(Rank from, ByteView bytes) {
     return {};
   }
   if (const auto* gone = std::get_if<RegionsGone>(&*message)) {
-    for (const std::uint32_t region : gone->regions) {
-      const auto known = peer_regions_.find({from, region});
-      if (known == peer_regions_.end()) continue;
-      known->second.gone = true;
-      if (known->second.layers == 0) let_go_of(from, region);
-    }
+    receive_gone(from, *gone);
     return {};
   }
+  if (const auto* unmapped = std::get_if<RegionsUnmapped>(&*message)) return receive_unmapped(from, *unmapped);
 
   if (const auto* heartbeat = std::get_if<Heartbeat>(&*message)) {
     if (watch_) watch_->liveness.receive(from, *heartbeat, now());
@@ -86,6 +83,7 @@ Status Runtime::receive(Rank from, ByteView bytes) {
     }
     early_[key].messages.emplace_back(from, Bytes(bytes.begin(), bytes.end()));
     early_bytes_ += bytes.size();
+    note_early_offer(from, *message);
     return {};
   }
   LayerRecord& layer = *found->second;
@@ -134,6 +132,7 @@ void Runtime::lose(Rank peer, const Status& why) {
     if (std::find(layer->others.begin(), layer->others.end(), peer) != layer->others.end())
       layer->failure = why.with_peer(peer);
   }
+  forget_importer(peer);
   core_.peer_lost(peer, departed_.contains(peer), why, now());
   observer_.on_change();
   if (!watch_) return;
@@ -150,6 +149,12 @@ void Runtime::on_peer_lost(Rank peer, const Status& why) {
   lose(peer, lost);
   dispatch();
   if (!known) log::print(log::Level::kWarn, name_, "engine", "{}", lost.message());
+}
+
+void Runtime::on_rails_changed(Rank peer, const transport::RailRun& rails) {
+  const auto held = lock();
+  rails_[peer] = rails;
+  core_.set_rails(peer, kNetworkIn + rails.first, rails.count);
 }
 
 // ---------------------------------------------------------------- this rank as a source

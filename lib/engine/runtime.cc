@@ -11,9 +11,11 @@ namespace cardea::engine {
 namespace {
 
 std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
-  std::vector<core::LaneLimits> limits(4);
-  limits[kNetworkIn].chunks = options.chunks_in_flight;
-  limits[kNetworkIn].nic = 0;
+  std::vector<core::LaneLimits> limits(kNetworkIn + options.rails.size());
+  for (std::size_t rail = 0; rail < options.rails.size(); ++rail) {
+    limits[kNetworkIn + rail].chunks = options.chunks_in_flight;
+    limits[kNetworkIn + rail].nic = 0;
+  }
   limits[kNodeCopy].chunks = kCopyChunks;
   // The GPU's copy engines take whole experts, and all that is wanted at once: a batch costs less than its pieces.
   for (const core::LaneNumber lane : {kGpuPull, kGpuUpload}) {
@@ -23,10 +25,18 @@ std::vector<core::LaneLimits> lane_limits(const RuntimeOptions& options) {
   return limits;
 }
 
+std::vector<std::string> lane_names(const RuntimeOptions& options) {
+  std::vector<std::string> names{"node-copy", "gpu-pull", "gpu-upload"};
+  for (std::size_t rail = 0; rail < options.rails.size(); ++rail) {
+    names.push_back(network_lane_name(options.rails, rail));
+  }
+  return names;
+}
+
 std::unique_ptr<telemetry::Recorder> make_recorder(const RuntimeOptions& options) {
   if (options.record == 0) return nullptr;
   return std::make_unique<telemetry::Recorder>(
-      telemetry::RecorderOptions{options.self, {"network-in", "node-copy", "gpu-pull", "gpu-upload"}, options.record});
+      telemetry::RecorderOptions{options.self, lane_names(options), options.record});
 }
 
 }  // namespace
@@ -47,9 +57,15 @@ Runtime::Runtime(Executor& executor, Observer& observer, RuntimeOptions options)
 
 Runtime::~Runtime() = default;
 
-void Runtime::attach(std::vector<transport::Transport*> route) {
+void Runtime::attach(std::vector<transport::Transport*> route, const std::vector<std::uint32_t>& nics) {
   route_ = std::move(route);
   const auto held = lock();
+  for (Rank rank = 0; rank < route_.size(); ++rank) {
+    if (route_[rank] != nullptr) rails_[rank] = route_[rank]->rails(rank);
+  }
+  for (std::size_t rail = 0; rail < std::min(nics.size(), options_.rails.size()); ++rail) {
+    core_.set_nic(kNetworkIn + static_cast<core::LaneNumber>(rail), nics[rail]);
+  }
   start_watch();
 }
 
@@ -203,9 +219,12 @@ transport::ChunkOrder Runtime::order_for(const core::StartChunk& start) {
   // Device memory that is not mapped here can't be read by a transport: its owner is asked.
   const auto readable = [&](const transport::RemotePiece& piece) { return !source.on_device.contains(piece.region.region); };
   if (!std::all_of(order.source_pieces.begin(), order.source_pieces.end(), readable)) order.source_pieces.clear();
+  const bool by_network = start.lane >= kNetworkIn;
+  if (by_network) order.rail = start.lane - kNetworkIn;
   InFlight& flight = in_flight_.add(start.chunk);
-  flight.path = start.lane == kNetworkIn ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY;
+  flight.path = by_network ? CARDEA_PATH_NETWORK : CARDEA_PATH_NODE_COPY;
   flight.payload = payload;
+  flight.lane = start.lane;
   flight.source = start.source;
   flight.layer_id = layer.layer_id;
   flight.expert = start.expert;
@@ -226,6 +245,8 @@ Status Runtime::free_region(RegionNumber number) {
   for (const Rank peer : spoken_to_) send(peer, RegionsGone{{number}});
   auto kept = std::make_shared<Regions::Region>(std::move(regions_.at(number)));
   regions_.remove(number);
+  if (const auto exported = exported_.find(number); exported != exported_.end() && exported->second.to.empty())
+    exported_.erase(exported);
   enqueue([this, number, kept] {
     std::set<transport::Transport*> transports(route_.begin(), route_.end());
     for (transport::Transport* transport : transports) {
@@ -412,6 +433,7 @@ const std::vector<Runtime::Delivered>& Runtime::take(LayerRecord& layer, core::F
     }
     delivered_.push_back({std::move(delivery), spot});
   }
+  if (layer.device_table) note_taken(layer, version, stream);
   if (recorder_ && !delivered_.empty())
     recorder_->of_fetch(now(), telemetry::What::kTake, fetch, static_cast<std::uint32_t>(delivered_.size()));
   return delivered_;
@@ -419,6 +441,7 @@ const std::vector<Runtime::Delivered>& Runtime::take(LayerRecord& layer, core::F
 
 Status Runtime::release(core::ViewNumber view) {
   const Status status = release_one(view, now());
+  note_releases();
   dispatch();
   return status;
 }
@@ -426,6 +449,7 @@ Status Runtime::release(core::ViewNumber view) {
 void Runtime::release(std::span<const core::ViewNumber> views, std::vector<Status>& outcomes) {
   const Clock::time_point when = now();
   for (const core::ViewNumber view : views) outcomes.push_back(release_one(view, when));
+  note_releases();
   dispatch();
 }
 
@@ -434,9 +458,14 @@ Status Runtime::release_one(core::ViewNumber view, Clock::time_point when) {
   if (!released.ok()) return released.status();
   if (recorder_) recorder_->release(when, released->fetch, released->expert);
   if (watch_) watch_->moved.anything = when;
+  const StreamView* const on_stream = stream_views_.find(view);
+  const cuda::Stream stream = on_stream == nullptr ? nullptr : on_stream->stream;
   stream_views_.erase(view);
   LayerRecord& layer = *by_number_.at(released->layer);
-  if (!layer.local_of.contains(released->expert) && --layer.table_views[released->expert] == 0) {
+  if (layer.local_of.contains(released->expert)) return {};
+  const bool last = --layer.table_views[released->expert] == 0;
+  if (layer.device_table) note_released(layer, released->expert, last, stream);
+  if (last) {
     cardea_expert_entry_t& entry = layer.table[released->expert];
     entry.version = kNoVersion;
     entry.slot = CARDEA_NO_SLOT;

@@ -55,7 +55,9 @@ struct RuntimeOptions {
   Rank self = 0;
   std::vector<Node> node_of;  // by rank
   std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
-  std::uint32_t chunks_in_flight = 8;
+  std::uint32_t chunks_in_flight = 8;  // on each rail
+  /// Names of the NICs by which chunks come side by side: the rails of the transport to other nodes.
+  std::vector<std::string> rails = {""};
   cache::NodeCache* cache = nullptr;  // this rank's hand on its node's; must outlive the runtime
   std::vector<Rank> node_ranks;       // by local number in the cache
   std::size_t record = 0;             // records that the recorder's ring holds; 0: none is made
@@ -96,8 +98,9 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   ~Runtime() override;
 
   /// Before anything else, on a thread that ends up being, or happens before, the executor's. `route[rank]` is the transport
-  /// that reaches the rank, null for this rank; the transports must outlive close().
-  void attach(std::vector<transport::Transport*> route);
+  /// that reaches the rank, null for this rank; the transports must outlive close(). `nics`: for each rail, by which number
+  /// the node's ranks count what its NIC carries; none: all of them as 0.
+  void attach(std::vector<transport::Transport*> route, const std::vector<std::uint32_t>& nics = {});
 
   std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
   core::Core& core() { return core_; }
@@ -119,6 +122,20 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   /// Publishes, or tells that this rank has finished, when the stream has done what is queued on it now.
   Status publish_on(cuda::Stream stream, LayerRecord& layer, Version version);
   Status finish_on(cuda::Stream stream, LayerRecord& layer, Version version);
+  /// Makes the layer's expert table on the device, once (gpu_table.cc). INVALID_HANDLE if the layer ends meanwhile.
+  Result<std::shared_ptr<cuda::DeviceTable>> device_table(const std::shared_ptr<LayerRecord>& layer);
+  /// A change of a device table that was noted with the mutex held, and is to be written without.
+  struct TableNote {
+    std::shared_ptr<cuda::DeviceTable> table;
+    std::uint64_t number = 0;
+    bool wait = false;  // for the GPU to have written it
+  };
+  /// Those of the calls before, with the mutex that was held then.
+  std::vector<TableNote> take_table_notes() { return std::exchange(table_notes_, {}); }
+  /// The first failure. On the executor's thread (`may` false) the copier's writes them, soon.
+  Status write_tables(std::vector<TableNote> notes, bool may);
+  /// The home experts' version in the device table, with the mutex. Null stream: at once.
+  void note_published(LayerRecord& layer, Version version, cuda::Stream stream);
   /// Whose views say on which stream and in which slots they are read; with the mutex.
   struct StreamView {
     cuda::Stream stream = nullptr;
@@ -185,6 +202,10 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   /// BUSY; IN_PROGRESS while copies into it are under way.
   Status destroy_slab(SlabRecord& slab);
 
+  /// Whether no other rank maps any of this device memory, with the mutex (gpu_exports.cc). IN_PROGRESS names one that does;
+  /// BUSY while it is still a region.
+  Status unmapped(const void* address, std::uint64_t bytes) const;
+
   // ---- layers
   /// Announces this rank's part. The layer is ready once formed() is OK; IN_PROGRESS until then, else why it failed, and
   /// then it must be dropped. BUSY (layer_id in use), LIMIT (announcement too large), NO_MEMORY.
@@ -245,6 +266,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   Result<transport::Lease> lend(Rank asker, const transport::ExpertAddress& expert, std::uint64_t offset,
                                 std::uint64_t bytes) override;
   void give_back(std::uint64_t lease, std::uint64_t bytes_sent) override;
+  void on_rails_changed(Rank peer, const transport::RailRun& rails) override;
 
  private:
   struct Early {  // what arrived for a layer before this rank has begun it
@@ -258,6 +280,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     bool ordered = false;            // the GPU keeps the order of its slot
     std::shared_ptr<Bounce> bounce;  // lands in host memory first
     Rank source = kNoRank;           // none: copied out of the node cache
+    core::LaneNumber lane = 0;
     std::uint32_t layer_id = 0;
     ExpertIndex expert = 0;
     Clock::time_point since{};
@@ -310,6 +333,24 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   Result<cuda::CopyOrder> pull_order(const core::StartChunk& start) const;
   void pull_from_peer(const core::StartChunk& start);
 
+  // gpu_table.cc
+  void note_change(const LayerRecord& layer, cuda::TableChange change);
+  void note_taken(const LayerRecord& layer, Version version, cuda::Stream stream);
+  void note_released(const LayerRecord& layer, ExpertIndex expert, bool last, cuda::Stream stream);
+  void note_releases();
+  void drop_table(LayerRecord& layer);
+
+  // gpu_exports.cc
+  void note_exported(RegionNumber number, const void* base, std::uint64_t bytes, const std::vector<Rank>& to);
+  void tell_unmapped(const transport::RegionKey& region);
+  Status receive_unmapped(Rank from, const RegionsUnmapped& message);
+  void forget_importer(Rank rank);
+  void note_early_offer(Rank from, const Message& message);
+  void forget_early_offers(const std::vector<std::pair<Rank, Bytes>>& messages);
+  bool freed_early(const transport::RegionKey& region) const;
+  void receive_gone(Rank from, const RegionsGone& message);
+  void region_unused(const transport::RegionKey& region, PeerRegion& known);
+
   // layers.cc
   void place_local(const LayerRequest& request, LayerRecord& layer);
   void drop_local(LayerRecord& layer);
@@ -348,6 +389,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   RuntimeOptions options_;
   std::string name_;  // for the log
   std::vector<transport::Transport*> route_;
+  std::map<Rank, transport::RailRun> rails_;  // that lead to ranks of other nodes; with the mutex
 
   std::mutex mutex_;
   std::unique_ptr<telemetry::Recorder> recorder_;  // before the core, which notes into it
@@ -389,6 +431,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     std::uint32_t layers = 0;
     bool gone = false;
     std::uint64_t bytes = 0;
+    bool on_device = false;                           // device memory, whether or not it can be mapped here
     bool opening = false;                             // device memory: on its way to `device`; mapped: being brought in
     std::shared_ptr<const cuda::PeerMapping> device;  // null also if it could not be mapped
     std::vector<LayerKey> waiting;                    // layers that count it in `mapping`
@@ -398,10 +441,28 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   ByteCounters bytes_;
 
   std::atomic<bool> time_copies_{false};
-  std::mutex making_device_;
+  std::mutex making_device_, making_table_;
   std::unique_ptr<cuda::Copier> copier_;     // set once
   std::atomic<cuda::Copier*> gpu_{nullptr};  // the same, for those who hold no mutex
   std::vector<cuda::CopyOrder> copies_;      // since the last dispatch
+  std::vector<TableNote> table_notes_;       // since they were taken last
+  struct Releases {                          // of one layer and stream, in one call
+    const LayerRecord* layer = nullptr;
+    cuda::Stream stream = nullptr;
+    bool last = false;
+    std::vector<cuda::TableRow> rows;
+  };
+  std::vector<Releases> releases_;
+  struct Exported {  // a region of device memory that was offered to other ranks of the node
+    std::uint64_t base = 0, bytes = 0;
+    std::set<Rank> to;  // those that have not said that they have let go
+  };
+  std::map<RegionNumber, Exported> exported_;  // also of regions that were freed
+  struct EarlyOffer {
+    std::uint32_t messages = 0;  // that wait for their layers, and offer it
+    bool gone = false;
+  };
+  std::map<transport::RegionKey, EarlyOffer> early_offers_;  // of device memory
   core::FlatMap<core::ViewNumber, StreamView> stream_views_;
 
   std::vector<core::Action> spare_actions_;  // their memory is used again; likewise the next

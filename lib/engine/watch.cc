@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The runtime's half that watches its peers: carries out what liveness decides, and looks for what does not move.
 #include "lib/base/log.h"
+#include "lib/engine/lanes.h"
 #include "lib/engine/runtime.h"
 
 namespace cardea::engine {
@@ -84,8 +85,8 @@ void Runtime::look_for_stalls() {
   if (time - watch.looked < watch.options.liveness.interval) return;
   watch.looked = time;
   dump_if_stalled();  // before anything of it is given up
-  const auto lane_name = [](const InFlight& flight) {
-    return flight.path == CARDEA_PATH_NETWORK ? "network-in" : "node-copy";
+  const auto lane_name = [&](const InFlight& flight) {
+    return flight.path == CARDEA_PATH_NETWORK ? network_lane_name(options_.rails, flight.lane - kNetworkIn) : "node-copy";
   };
   std::vector<std::pair<core::ChunkNumber, Status>> given_up;
   in_flight_.for_each([&](core::ChunkNumber chunk, InFlight& flight) {

@@ -13,8 +13,9 @@ namespace {
 
 constexpr std::int64_t kDay = 86'400'000'000'000;
 constexpr std::size_t kRequests = 0, kViews = 1, kServing = 2, kFirstLane = 3;
+// Perfetto lists the threads of a process by their numbers, but the one first that has the process's own: ranks lie below.
 constexpr std::uint32_t kRowsPerTrack = 10'000;
-constexpr std::uint32_t kVersions = 1;  // the thread of moments
+constexpr std::uint32_t kVersions = 100'000;  // the thread of moments
 
 std::string json_string(std::string_view text) {
   std::string out = "\"";
@@ -50,7 +51,7 @@ TraceSink::TraceSink(OutputFile file, const JobFacts& facts)
   // In the order in which a reader wants them: requests, lanes, the GPU's queues, views, serving.
   for (std::size_t i = 0; i < names.size(); ++i) {
     const std::size_t place = i == kRequests ? 1 : i >= kFirstLane ? i - kFirstLane + 2 : names.size() + i;
-    tracks_.push_back({names[i], static_cast<std::uint32_t>(place) * kRowsPerTrack});
+    tracks_.push_back({names[i], kVersions + static_cast<std::uint32_t>(place) * kRowsPerTrack});
   }
   file_.buffer() += "[\n";
   event(fmt::format("\"ph\":\"M\",\"name\":\"cardea_job\",\"tid\":0,\"args\":{{\"rank\":{},\"ranks\":{},\"day\":{}}}", self_,
@@ -166,7 +167,7 @@ void TraceSink::one(const Record& record) {
     case What::kDestroy:
       if (const auto fetch = fetches_.find(body.id); fetch != fetches_.end()) {
         close_fetch(fetch->second, record.when);
-        forget_flows(body.id, fetch->second);
+        for (const std::uint32_t expert : fetch->second.experts) forget_flow(body.id, expert, fetch->second);
         fetches_.erase(fetch);
       }
       return;
@@ -219,10 +220,9 @@ void TraceSink::open_fetch(std::uint64_t id, Fetch& fetch) {
         fmt::format("\"fetch\":{},\"experts\":{},\"class\":\"{}\"", id, fetch.outstanding, class_name(fetch.urgency)));
   if (!fetch.views) return;
   for (const std::uint32_t expert : fetch.experts) {
-    const std::uint64_t number = next_flow_++;
-    flows_[{id, expert}] = number;
-    wanted_.emplace(ExpertKey{fetch.layer, expert, fetch.version}, number);
-    flow(fetch.since, fetch.thread, 's', number);
+    if (!flows_.try_emplace({id, expert}, Flows{{next_flow_}}).second) continue;
+    wanted_.emplace(ExpertKey{fetch.layer, expert, fetch.version}, id);
+    flow(fetch.since, fetch.thread, 's', next_flow_++);
   }
 }
 
@@ -231,15 +231,26 @@ void TraceSink::close_fetch(Fetch& fetch, std::int64_t when) {
   end(when, fetch.thread, fmt::format("\"outstanding\":{}", fetch.outstanding));
 }
 
-void TraceSink::forget_flows(std::uint64_t id, const Fetch& fetch) {
-  for (const std::uint32_t expert : fetch.experts) {
-    const auto flow = flows_.find({id, expert});
-    if (flow == flows_.end()) continue;
-    const auto [first, last] = wanted_.equal_range({fetch.layer, expert, fetch.version});
-    const auto mine = std::find_if(first, last, [&](const auto& wanted) { return wanted.second == flow->second; });
-    if (mine != last) wanted_.erase(mine);
-    flows_.erase(flow);
+/// A chunk has started on `thread`: it lies on the way of all who want its expert.
+void TraceSink::pass(const Record& record, std::uint32_t thread) {
+  const Body& body = record.body;
+  const auto [first, last] = wanted_.equal_range({body.layer, body.expert, body.version});
+  for (auto wanted = first; wanted != last; ++wanted) {
+    Flows& flows = flows_.at({wanted->second, body.expert});
+    const Fetch& fetch = fetches_.at(wanted->second);
+    if (std::exchange(flows.moved, true) && fetch.open) {
+      flows.numbers.push_back(next_flow_++);
+      flow(record.when, fetch.thread, 's', flows.numbers.back());
+    }  // else: the request's own, or, after it has ended (a slot was taken back), on from the chunk before
+    flow(record.when, thread, 't', flows.numbers.back());
   }
+}
+
+void TraceSink::forget_flow(std::uint64_t id, std::uint32_t expert, const Fetch& fetch) {
+  if (flows_.erase({id, expert}) == 0) return;
+  const auto [first, last] = wanted_.equal_range({fetch.layer, expert, fetch.version});
+  const auto mine = std::find_if(first, last, [&](const auto& wanted) { return wanted.second == id; });
+  if (mine != last) wanted_.erase(mine);
 }
 
 void TraceSink::outcome(const Record& record, std::uint8_t path) {
@@ -250,6 +261,7 @@ void TraceSink::outcome(const Record& record, std::uint8_t path) {
   const std::uint32_t expert = record.body.expert;
   const bool again = std::erase_if(fetch.ready, [&](const auto& ready) { return ready.first == expert; }) != 0;
   if (fetch.views) fetch.ready.emplace_back(expert, path);
+  if (path == kFailed) forget_flow(found->first, expert, fetch);
   if (!again && fetch.outstanding != 0 && --fetch.outstanding == 0) close_fetch(fetch, record.when);
 }
 
@@ -265,8 +277,10 @@ void TraceSink::take(const Record& record) {
     views_[{found->first, expert}] = thread;
     begin(record.when, thread, fmt::format("{} by {}", expert_name(fetch.layer, expert), path_name(path)),
           fmt::format("\"fetch\":{},\"version\":{}", found->first, fetch.version));
-    if (const auto number = flows_.find({found->first, expert}); number != flows_.end())
-      flow(record.when, thread, 'f', number->second);
+    if (const auto flows = flows_.find({found->first, expert}); flows != flows_.end()) {
+      for (const std::uint64_t number : flows->second.numbers) flow(record.when, thread, 'f', number);
+      forget_flow(found->first, expert, fetch);
+    }
   }
 }
 
@@ -279,8 +293,7 @@ void TraceSink::start(const Record& record) {
         fmt::format("\"chunk\":{},\"offset\":{},\"bytes\":{},\"class\":\"{}\",\"path\":\"{}\",\"version\":{},\"source\":{}",
                     body.id, body.extra, body.bytes, class_name(record.urgency), path_name(record.path), body.version,
                     body.peer));
-  const auto [first, last] = wanted_.equal_range({body.layer, body.expert, body.version});
-  for (auto wanted = first; wanted != last; ++wanted) flow(record.when, thread, 't', wanted->second);
+  pass(record, thread);
 }
 
 /// One after the other on the device, so one row does, and whole slices, since they are told when they are over.

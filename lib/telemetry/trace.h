@@ -9,8 +9,9 @@
 //   serving      a slice for each chunk that another rank is being sent
 //   versions     moments: publish, finish, collect, what others told, losses
 //
-// and a flow leads from each request by the chunks of an expert to its view. Times are microseconds since the midnight (UTC)
-// before the job began, so that the ranks of a job lie side by side when their files are put together (cardea-trace).
+// and flows lead from each request by each chunk of an expert to its view, or straight to it if nothing of it moved for this
+// fetch. Times are microseconds since the midnight (UTC) before the job began, so that the ranks of a job lie side by side
+// when their files are put together (cardea-trace).
 #pragma once
 
 #include <array>
@@ -51,6 +52,11 @@ class TraceSink final : public Sink {
     std::deque<std::pair<std::uint32_t, std::uint8_t>> ready;  // expert and path, not taken yet; path kFailed: none came
   };
   using ExpertKey = std::tuple<std::uint32_t, std::uint32_t, std::uint64_t>;  // layer, expert, version
+  using Wanted = std::pair<std::uint64_t, std::uint32_t>;                     // fetch, expert
+  struct Flows {
+    std::vector<std::uint64_t> numbers;  // one, begun with the request, and then one more for each chunk but the first
+    bool moved = false;                  // a chunk has come by
+  };
   static constexpr std::uint8_t kFailed = 255;
 
   void one(const Record& record);
@@ -60,7 +66,8 @@ class TraceSink final : public Sink {
   void take(const Record& record);
   void start(const Record& record);
   void copied(const Record& record);
-  void forget_flows(std::uint64_t id, const Fetch& fetch);
+  void pass(const Record& record, std::uint32_t thread);
+  void forget_flow(std::uint64_t id, std::uint32_t expert, const Fetch& fetch);
   std::uint32_t enter(Track& track);
   void leave(std::uint32_t thread);
   void begin(std::int64_t when, std::uint32_t thread, const std::string& name, const std::string& arguments);
@@ -78,11 +85,11 @@ class TraceSink final : public Sink {
   std::vector<Track> tracks_;
   std::map<std::uint32_t, std::pair<std::size_t, std::size_t>> rows_;  // thread → track, row
   std::map<std::uint64_t, Fetch> fetches_;
-  std::uint64_t filling_ = 0;                                               // the fetch whose experts are being listed
-  std::map<std::pair<std::uint64_t, std::uint32_t>, std::uint64_t> flows_;  // (fetch, expert) → flow
-  std::multimap<ExpertKey, std::uint64_t> wanted_;                          // → flow
-  std::map<std::uint64_t, std::uint32_t> chunks_, lent_;                    // → thread
-  std::map<std::pair<std::uint64_t, std::uint32_t>, std::uint32_t> views_;  // (fetch, expert) → thread
+  std::uint64_t filling_ = 0;  // the fetch whose experts are being listed
+  std::map<Wanted, Flows> flows_;
+  std::multimap<ExpertKey, std::uint64_t> wanted_;        // → fetch; as many as flows_
+  std::map<std::uint64_t, std::uint32_t> chunks_, lent_;  // → thread
+  std::map<Wanted, std::uint32_t> views_;                 // → thread
   std::uint64_t next_flow_ = 1;
   std::array<std::int64_t, 3> queue_until_{};  // by GpuQueue, when the last slice ends
 };

@@ -61,6 +61,7 @@ struct ChunkOrder {
   /// Where the source keeps the layer's version, 8 bytes. A transport that reads the source's memory by itself reads it
   /// after the payload and completes with STALE when it differs from expert.version. bytes == 0: not checked.
   RemotePiece stamp;
+  std::uint32_t rail = 0;  // by which it should go, of a transport that has several; another serves where that one cannot
 };
 
 /// What a source lends a peer that asked for a chunk: where the payload lies. It stays readable until the lease is
@@ -68,6 +69,12 @@ struct ChunkOrder {
 struct Lease {
   std::uint64_t id = 0;
   std::vector<iovec> pieces;
+};
+
+/// Some of the rails of a rank (NICs by which chunks come side by side), by its own numbers.
+struct RailRun {
+  std::uint32_t first = 0, count = 1;
+  friend bool operator==(const RailRun&, const RailRun&) = default;
 };
 
 /// The engine, seen from a transport.
@@ -83,6 +90,8 @@ class Listener {
   /// IN_PROGRESS: it is being brought to where it can be sent from; to be asked again at Transport::lend_again.
   virtual Result<Lease> lend(Rank asker, const ExpertAddress& expert, std::uint64_t offset, std::uint64_t bytes) = 0;
   virtual void give_back(std::uint64_t lease, std::uint64_t bytes_sent) = 0;
+  /// From now on chunks of the peer should name one of these rails.
+  virtual void on_rails_changed(Rank peer, const RailRun& rails) { static_cast<void>(peer), static_cast<void>(rails); }
 };
 
 class Transport {
@@ -95,6 +104,12 @@ class Transport {
   virtual Bytes address() const = 0;
   /// Tells the addresses of the peers that this transport serves. Opens nothing that can be opened later.
   virtual Status connect(std::span<const std::pair<Rank, Bytes>> peers) = 0;
+
+  /// Of this rank's rails, a run of those that lead to the peer, once connected. Listener::on_rails_changed tells of others.
+  virtual RailRun rails(Rank peer) const {
+    static_cast<void>(peer);
+    return {};
+  }
 
   /// Queues a message; those to one peer arrive in order, also relative to regions offered before. Failure is reported by
   /// on_peer_lost. At most kMaxMessage bytes; a longer one is dropped, with an error in the log.

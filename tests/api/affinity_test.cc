@@ -5,8 +5,6 @@
 #include <gtest/gtest.h>
 #include <linux/mempolicy.h>
 
-#include <filesystem>
-#include <fstream>
 #include <set>
 
 #include "lib/base/numa_preference.h"
@@ -22,9 +20,9 @@ topology::Machine machine(const std::string& name) {
 }
 
 /// Every RDMA device has its first port up.
-std::optional<std::string> all_up(const std::string& device) {
+std::optional<topology::NicPort> all_up(const std::string& device) {
   if (device.rfind("mlx5_", 0) != 0) return std::nullopt;
-  return device + ":1";
+  return topology::NicPort{device + ":1", true};
 }
 
 RankPlace place(const topology::Machine& of, unsigned local, unsigned locals, const std::string& wish = "auto") {
@@ -62,11 +60,6 @@ TEST(RankPlace, ProcessorsAreDealtWithoutOverlap) {
 TEST(RankPlace, MoreNicsThanRanksAreUsedTogether) {
   const RankPlace own = place(machine("hgx-h200"), 0, 4);
   EXPECT_EQ(own.nics.size(), 2u);
-  const auto settings = own.ucx_settings();
-  ASSERT_EQ(settings.size(), 2u);
-  EXPECT_EQ(settings[0].first, "NET_DEVICES");
-  EXPECT_EQ(settings[0].second, own.nics[0] + "," + own.nics[1]);
-  EXPECT_EQ(settings[1], (std::pair<std::string, std::string>("MAX_RNDV_RAILS", "2")));
 }
 
 TEST(RankPlace, FewCoresAreLeftToTheKernel) {
@@ -80,8 +73,7 @@ TEST(RankPlace, FewCoresAreLeftToTheKernel) {
   const RankPlace own = place(*machine, 5, 8);
   EXPECT_TRUE(own.cpus.empty());
   EXPECT_EQ(own.numa, std::nullopt);
-  EXPECT_TRUE(own.nics.empty());
-  EXPECT_TRUE(own.ucx_settings().empty()) << "UCX chooses as ever";
+  EXPECT_TRUE(own.nics.empty()) << "UCX chooses as ever";
   EXPECT_EQ(place(*machine, 0, 1).cpus, (std::vector<unsigned>{0, 1}));
 }
 
@@ -98,14 +90,61 @@ TEST(RankPlace, WishesReplaceWhatIsComputed) {
 
 TEST(RankPlace, AWishThatMakesNoSenseIsNamed) {
   const topology::Machine dgx = machine("dgx-a100");
-  for (const char* const wish : {"nic=mlx5_9", "sideways", "numa=NUMA7", "cpus=x", "rank=1", "on"}) {
+  for (const char* const wish :
+       {"nic=mlx5_9", "sideways", "numa=NUMA7", "cpus=x", "rank=1", "on", "rails=0", "rails=5", "rails=x",
+        "rails=", "rails=2 nic=mlx5_1", "nic=mlx5_1,mlx5_1", "rails=-1", "rails=99999999999999999999"}) {
     const Result<RankPlace> wrong = place_rank(dgx, 0, 8, wish, all_up);
     ASSERT_FALSE(wrong.ok()) << wish;
     EXPECT_EQ(wrong.status().code(), CARDEA_ERR_CONFIGURATION);
     EXPECT_NE(wrong.status().message().find("CARDEA_AFFINITY"), std::string::npos) << wrong.status().message();
   }
-  const auto none_up = [](const std::string&) { return std::nullopt; };
+  const auto none_up = [](const std::string&) -> std::optional<topology::NicPort> { return std::nullopt; };
   EXPECT_FALSE(place_rank(dgx, 0, 8, "nic=mlx5_1", none_up).ok());
+}
+
+TEST(RankPlace, AsManyRailsAsAskedForNearestFirst) {
+  const topology::Machine hgx = machine("hgx-h200");
+  const std::vector<std::string> nearest = place(hgx, 0, 1).nics;
+  ASSERT_EQ(nearest.size(), 4u) << "a rank by itself takes as many as there may be";
+  for (unsigned rails = 1; rails <= 4; ++rails) {
+    const RankPlace own = place(hgx, 0, 8, "rails=" + std::to_string(rails));
+    EXPECT_EQ(own.nics, std::vector<std::string>(nearest.begin(), nearest.begin() + rails));
+  }
+  EXPECT_EQ(place(hgx, 0, 8, "nic=mlx5_3,mlx5_2 rails=1").nics, std::vector<std::string>{"mlx5_3:1"});
+}
+
+TEST(RankPlace, TwoRanksUnderASwitchWithTwoNicsTakeThemInDifferentOrder) {
+  // Both NICs are as near to both ranks.
+  topology::Description small;
+  small.add({.kind = topology::DeviceKind::kMachine});
+  const topology::DeviceId package = small.add({.kind = topology::DeviceKind::kPackage, .parent = 0, .os_index = 0});
+  const topology::DeviceId numa =
+      small.add({.kind = topology::DeviceKind::kNumaNode, .parent = package, .os_index = 0, .cores = {{0}, {1}}});
+  const topology::DeviceId bridge = small.add({.kind = topology::DeviceKind::kHostBridge, .parent = numa});
+  const topology::DeviceId pcie = small.add({.kind = topology::DeviceKind::kPcieSwitch, .parent = bridge});
+  for (const char* const name : {"eth0", "eth1"}) {
+    small.add({.kind = topology::DeviceKind::kNic, .parent = pcie, .os_names = {name}, .port_bandwidth = 1e9});
+  }
+  const Result<topology::Machine> machine = topology::assemble(small);
+  ASSERT_TRUE(machine.ok()) << machine.status().message();
+  const auto ethernet = [](const std::string& name) -> std::optional<topology::NicPort> {
+    if (name.rfind("eth", 0) != 0 && name != "bond0") return std::nullopt;
+    return topology::NicPort{name, false};
+  };
+  const auto rails = [&](unsigned local, const std::string& wish) {
+    const Result<RankPlace> own = place_rank(*machine, local, 2, wish, ethernet);
+    EXPECT_TRUE(own.ok()) << own.status().message();
+    return own.ok() ? own->nics : std::vector<std::string>();
+  };
+  EXPECT_EQ(rails(0, "rails=2"), (std::vector<std::string>{"eth0", "eth1"}));
+  EXPECT_EQ(rails(1, "rails=2"), (std::vector<std::string>{"eth1", "eth0"}));
+  EXPECT_EQ(rails(1, "rails=1"), std::vector<std::string>{"eth1"});
+  EXPECT_TRUE(rails(0, "auto").empty()) << "Ethernet only if it is asked for";
+  EXPECT_EQ(rails(0, "nic=bond0,eth1"), (std::vector<std::string>{"bond0", "eth1"}))
+      << "an interface that is no device of the machine";
+  EXPECT_EQ(place_rank(*machine, 0, 2, "rails=3", ethernet).status().message(),
+            "CARDEA_AFFINITY: rails=3, and this machine has 2 NICs that can be used");
+  EXPECT_FALSE(place_rank(*machine, 0, 2, "nic=eth7,bond1", ethernet).ok());
 }
 
 TEST(RankPlace, APortThatIsDownIsNotChosen) {
@@ -116,23 +155,6 @@ TEST(RankPlace, APortThatIsDownIsNotChosen) {
   EXPECT_EQ(own->nics, std::vector<std::string>{"mlx5_1:1"}) << "the next one of the socket";
   const auto one_is_up = [](const std::string& device) { return device == "mlx5_2" ? all_up(device) : std::nullopt; };
   EXPECT_TRUE(place_rank(dgx, 0, 8, "auto", one_is_up)->nics.empty()) << "there is nothing to choose";
-}
-
-TEST(ActivePort, IsTheFirstThatTheKernelCallsActive) {
-  const std::filesystem::path sys = std::filesystem::temp_directory_path() / ("cardea-ports-" + std::to_string(getpid()));
-  const auto write = [&](const std::string& device, int port, const char* state) {
-    const auto directory = sys / "class" / "infiniband" / device / "ports" / std::to_string(port);
-    std::filesystem::create_directories(directory);
-    std::ofstream(directory / "state") << state << "\n";
-  };
-  write("mlx5_0", 1, "1: DOWN");
-  write("mlx5_0", 2, "4: ACTIVE");
-  write("mlx5_1", 1, "2: INIT");
-  EXPECT_EQ(active_port("mlx5_0", sys.string()), "mlx5_0:2");
-  EXPECT_EQ(active_port("mlx5_1", sys.string()), std::nullopt);
-  EXPECT_EQ(active_port("eth0", sys.string()), std::nullopt);
-  EXPECT_EQ(active_port("../infiniband/mlx5_0", sys.string()), std::nullopt) << "names come from files";
-  std::filesystem::remove_all(sys);
 }
 
 TEST(KnownMachine, IsFoundOnce) {

@@ -241,6 +241,14 @@ static void one_version(struct job* job, uint64_t version, int nodes) {
   CHECK(table.entries[job->rank * kLocal].version == version && table.entries[theirs].version == UINT64_MAX);
   CHECK(table.entries[job->rank * kLocal].segments[0] == job->weights);
 
+  cardea_device_table_t on_device = CARDEA_DEVICE_TABLE_INIT;
+  const cardea_status_t made = cardea_layer_device_table(job->layer, &on_device);
+  if (made != CARDEA_ERR_UNSUPPORTED) { /* there is a GPU */
+    MUST(made);
+    CHECK(on_device.num_experts == kExperts && on_device.num_segments == 2);
+    CHECK(on_device.slots != NULL && on_device.versions != NULL && on_device.segments != NULL);
+  }
+
   CHECK(cardea_finish(job->layer, version, NULL) == CARDEA_ERR_BUSY);
   for (int i = 0; i < 30000 && !__atomic_load_n(&g_done, __ATOMIC_ACQUIRE); ++i) usleep(1000);
   CHECK(__atomic_load_n(&g_done, __ATOMIC_ACQUIRE) == 1);
@@ -283,6 +291,7 @@ static void leave(struct job* job, int nodes) {
   MUST(cardea_slab_destroy(job->slab));
   MUST(cardea_memory_free(job->memory));
   MUST(cardea_memory_free(job->scales_memory));
+  MUST(cardea_memory_wait_unmapped(job->context, job->scales, 1, CARDEA_FOREVER));
   MUST(cardea_group_destroy(job->group));
   if (job->rank == 1) {
     cardea_context_info_t me = CARDEA_CONTEXT_INFO_INIT;

@@ -49,6 +49,7 @@ TEST(Fork, EveryCallWithTheParentsHandlesIsRefusedInTheChildAndTheParentGoesOn) 
                 cardea_layer_info_t layer_info = CARDEA_LAYER_INFO_INIT;
                 cardea_expert_info_t expert_info = CARDEA_EXPERT_INFO_INIT;
                 cardea_expert_table_t table = CARDEA_EXPERT_TABLE_INIT;
+                cardea_device_table_t device_table = CARDEA_DEVICE_TABLE_INIT;
                 cardea_slab_info_t slab_info = CARDEA_SLAB_INFO_INIT;
                 cardea_fetch_info_t fetch_info = CARDEA_FETCH_INFO_INIT;
                 const cardea_fetch_desc_t fetch_desc = CARDEA_FETCH_DESC_INIT;
@@ -75,6 +76,7 @@ TEST(Fork, EveryCallWithTheParentsHandlesIsRefusedInTheChildAndTheParentGoesOn) 
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_memory_alloc(context, 64, CARDEA_MEMORY_HOST, &memory));
                 EXPECT_REFUSED(forked, ({"parent"}),
                                cardea_memory_register(context, &count, sizeof count, CARDEA_MEMORY_HOST, &memory));
+                EXPECT_REFUSED(forked, ({"parent"}), cardea_memory_wait_unmapped(context, &count, sizeof count, 0));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_slab_create(context, &slab_desc, &slab));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_group_query(job.all, &group_info));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_group_destroy(job.all));
@@ -84,6 +86,7 @@ TEST(Fork, EveryCallWithTheParentsHandlesIsRefusedInTheChildAndTheParentGoesOn) 
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_layer_query(layer.handle, &layer_info));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_expert_query(layer.handle, 0, &expert_info));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_layer_table(layer.handle, &table));
+                EXPECT_REFUSED(forked, ({"parent"}), cardea_layer_device_table(layer.handle, &device_table));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_layer_destroy(layer.handle));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_slab_query(layer.slab.handle, &slab_info));
                 EXPECT_REFUSED(forked, ({"parent"}), cardea_slab_destroy(layer.slab.handle));

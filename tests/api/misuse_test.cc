@@ -57,6 +57,10 @@ TEST(Misuse, NullPointersAreNamed) {
     EXPECT_REFUSED(null, ({"info"}), cardea_layer_query(layer.handle, nullptr));
     EXPECT_REFUSED(null, ({"info"}), cardea_expert_query(layer.handle, 0, nullptr));
     EXPECT_REFUSED(null, ({"table"}), cardea_layer_table(layer.handle, nullptr));
+    EXPECT_REFUSED(null, ({"table"}), cardea_layer_device_table(layer.handle, nullptr));
+    EXPECT_REFUSED(null, ({"address is null"}), cardea_memory_wait_unmapped(rank.job.context, nullptr, 1, 0));
+    EXPECT_REFUSED(null, ({"bytes is 0"}), cardea_memory_wait_unmapped(rank.job.context, &made, 0, 0));
+    EXPECT_REFUSED(null, ({"address space"}), cardea_memory_wait_unmapped(rank.job.context, &made, UINT64_MAX, 0));
     EXPECT_REFUSED(null, ({"fetch is null"}), cardea_fetch(layer.handle, nullptr, nullptr));
     EXPECT_REFUSED(null, ({"desc is null"}), cardea_fetch(layer.handle, nullptr, &fetch));
     EXPECT_REFUSED(null, ({"desc is null"}), cardea_prefetch(layer.handle, nullptr, &fetch));
@@ -98,6 +102,7 @@ TEST(Misuse, HandlesThatAreZeroUnknownOrOfAnotherKindTouchNothing) {
     cardea_layer_info_t layer_info = CARDEA_LAYER_INFO_INIT;
     cardea_expert_info_t expert_info = CARDEA_EXPERT_INFO_INIT;
     cardea_expert_table_t table = CARDEA_EXPERT_TABLE_INIT;
+    cardea_device_table_t device_table = CARDEA_DEVICE_TABLE_INIT;
     cardea_slab_info_t slab_info = CARDEA_SLAB_INFO_INIT;
     cardea_fetch_info_t fetch_info = CARDEA_FETCH_INFO_INIT;
     const cardea_fetch_desc_t fetch_desc = CARDEA_FETCH_DESC_INIT;
@@ -131,6 +136,7 @@ TEST(Misuse, HandlesThatAreZeroUnknownOrOfAnotherKindTouchNothing) {
         EXPECT_REFUSED(bad, ({"context handle"}), cardea_memory_alloc(wrong, 64, CARDEA_MEMORY_HOST, &memory));
         EXPECT_REFUSED(bad, ({"context handle"}),
                        cardea_memory_register(wrong, &count, sizeof count, CARDEA_MEMORY_HOST, &memory));
+        EXPECT_REFUSED(bad, ({"context handle"}), cardea_memory_wait_unmapped(wrong, &count, sizeof count, 0));
         EXPECT_REFUSED(bad, ({"context handle"}), cardea_slab_create(wrong, &slab_desc, &slab));
       }
       if (id != rank.job.all.id) {
@@ -150,6 +156,7 @@ TEST(Misuse, HandlesThatAreZeroUnknownOrOfAnotherKindTouchNothing) {
         EXPECT_REFUSED(bad, ({"layer handle"}), cardea_layer_query(wrong, &layer_info));
         EXPECT_REFUSED(bad, ({"layer handle"}), cardea_expert_query(wrong, 0, &expert_info));
         EXPECT_REFUSED(bad, ({"layer handle"}), cardea_layer_table(wrong, &table));
+        EXPECT_REFUSED(bad, ({"layer handle"}), cardea_layer_device_table(wrong, &device_table));
         EXPECT_REFUSED(bad, ({"layer handle"}), cardea_publish(wrong, 1, nullptr));
         EXPECT_REFUSED(bad, ({"layer handle"}), cardea_finish(wrong, 1, nullptr));
         EXPECT_REFUSED(bad, ({"layer handle"}), cardea_collect(wrong, 1, nullptr, 0));
@@ -304,6 +311,15 @@ TEST(Misuse, EveryStructsSizeIsChecked) {
                                       [&](auto* s) { return cardea_expert_query(layer.handle, 0, s); });
     check_sizes<cardea_expert_table_t>("table", CARDEA_EXPERT_TABLE_INIT, false,
                                        [&](auto* s) { return cardea_layer_table(layer.handle, s); });
+    if (cardea_device_table_t table = CARDEA_DEVICE_TABLE_INIT;
+        cardea_layer_device_table(layer.handle, &table) == CARDEA_OK) {
+      check_sizes<cardea_device_table_t>("table", CARDEA_DEVICE_TABLE_INIT, false,
+                                         [&](auto* s) { return cardea_layer_device_table(layer.handle, s); });
+    } else {
+      EXPECT_EQ(last_error().status, CARDEA_ERR_UNSUPPORTED) << "without a GPU";
+      table.size = 1;
+      EXPECT_REFUSED(CARDEA_ERR_INVALID_ARGUMENT, ({"table", "size"}), cardea_layer_device_table(layer.handle, &table));
+    }
     check_sizes<cardea_slab_info_t>("info", CARDEA_SLAB_INFO_INIT, false,
                                     [&](auto* s) { return cardea_slab_query(layer.slab.handle, s); });
     check_sizes<cardea_fetch_info_t>("info", CARDEA_FETCH_INFO_INIT, false,

@@ -201,6 +201,15 @@ TEST_F(CachedTest, APrefetchHoldsBackWhileAnotherRankOfTheNodeHasADemandOnTheNic
   EXPECT_EQ(at(1).flying.size(), 1u) << "told that the NIC is free";
 }
 
+TEST_F(CachedTest, APrefetchDoesNotHoldBackForADemandOnAnotherNic) {
+  make();
+  at(1).core.set_nic(0, 1);
+  fetch(0, {1});
+  ASSERT_EQ(at(0).flying.size(), 4u);
+  fetch(1, {2}, true);
+  EXPECT_EQ(at(1).flying.size(), 1u);
+}
+
 TEST_F(CachedTest, AgingLetsAPrefetchHaveOneChunkInTwentyOfTheNode) {
   make();
   fetch(0, {1, 2, 3, 4, 5, 6, 7, 8});

@@ -216,6 +216,79 @@ TEST_F(HostilePeer, AnAnswerForAChunkThatIsNotOnItsWayIsPassedOver) {
   EXPECT_EQ(runtime_->core().chunks_in_flight(), 0u);
 }
 
+TEST_F(HostilePeer, WhoSaysThatHeLetGoOfMemoryThatIsNotFreedIsRefused) {
+  form();
+  say(kNear, RegionsUnmapped{{1000, UINT32_MAX}});
+  EXPECT_TRUE(runtime_->alive(kNear)) << "regions that there are not are passed over";
+  say(kNear, RegionsUnmapped{{layer_->stamp.region}});
+  expect_lost(kNear, "has not been freed", "let go of too early");
+}
+
+TEST_F(HostilePeer, WhatTheOwnerFreesIsAnsweredOnceAndAlsoByWhoNeverHadIt) {
+  const auto answers = [&] {
+    std::vector<std::uint32_t> regions;
+    for (const auto& [to, message] : std::exchange(wire_->sent, {})) {
+      const auto* const unmapped = std::get_if<RegionsUnmapped>(&message);
+      if (unmapped == nullptr) continue;
+      EXPECT_EQ(to, kNear);
+      regions.insert(regions.end(), unmapped->regions.begin(), unmapped->regions.end());
+    }
+    return regions;
+  };
+  const auto device_offer = [](std::uint32_t region) {
+    cuda::Export told;
+    told.kind = cuda::Export::Kind::kIpcHandle;
+    told.allocation = kRegion;
+    return RegionOffer{region, kRegion, told.encode()};
+  };
+  // A region of device memory that this rank's layer lies in (it has no GPU), one that was never offered, one of another
+  // node.
+  LayerAnnounce near = announcement({1});
+  near.regions[0] = device_offer(5);
+  say(kNear, near);
+  say(kFar, announcement({2, 3}));
+  ASSERT_TRUE(layer_->formed);
+  say(kNear, RegionsGone{{5, 77}});
+  say(kFar, RegionsGone{{99}});
+  EXPECT_EQ(answers(), (std::vector<std::uint32_t>{77})) << "region 5 is in use";
+  {
+    const auto held = runtime_->lock();
+    ASSERT_TRUE(runtime_->end_layer(*layer_).ok());
+  }
+  ASSERT_TRUE(executor_.drain());
+  EXPECT_EQ(answers(), (std::vector<std::uint32_t>{5}));
+
+  // Offered for layers that are not begun here, and freed: answered at once, and not taken up when they begin.
+  for (const std::uint32_t id : {50, 51}) {
+    LayerRequest request{.group = 1, .ranks = {kSelf, kNear, kFar}, .layer_id = id, .num_experts = 4};
+    request.layout = layer_->layout;
+    renew();
+    {
+      const auto held = runtime_->lock();
+      layer_ = *runtime_->begin_layer(request);
+    }
+    const LayerKey key = layer_->key;
+    renew();
+    near = announcement({1});
+    near.layer = key;
+    near.regions[0] = device_offer(8);
+    say(kNear, near);
+    say(kNear, RegionsGone{{8}});
+    EXPECT_EQ(answers(), (std::vector<std::uint32_t>{8}));
+    {
+      const auto held = runtime_->lock();
+      layer_ = *runtime_->begin_layer(request);
+    }
+    ASSERT_TRUE(executor_.drain());
+    EXPECT_TRUE(runtime_->alive(kNear));
+    ASSERT_TRUE(layer_->sources.contains(kNear)) << "the early announcement was read";
+    say(kNear, LayerLeft{key, Status(CARDEA_ERR_TIMEOUT, "nobody came")});
+    const auto held = runtime_->lock();
+    EXPECT_FALSE(runtime_->formed(*layer_).ok());
+    EXPECT_TRUE(runtime_->end_layer(*layer_).ok());
+  }
+}
+
 TEST_F(HostilePeer, AMessageTruncatedAnywhereLosesItsSender) {
   const Bytes whole = encode(announcement({1}));
   for (std::size_t length = 0; length < whole.size(); length += length < 16 ? 1 : 7) {

@@ -86,6 +86,8 @@ TEST(Messages, OthersComeBackAsTheyWereSent) {
   EXPECT_EQ(gave_up.why.detail().expert, 6u);
   EXPECT_EQ(std::get<RegionsGone>(*decode(encode(one_of_each()[4]))).regions, (std::vector<std::uint32_t>{1, 2, 300000}));
   EXPECT_TRUE(std::holds_alternative<Goodbye>(*decode(encode(Goodbye{}))));
+  EXPECT_EQ(std::get<RegionsUnmapped>(*decode(encode(RegionsUnmapped{{4, 700000}}))).regions,
+            (std::vector<std::uint32_t>{4, 700000}));
 }
 
 TEST(Messages, LayerOfIsTheLayerSpokenOf) {
@@ -165,7 +167,8 @@ TEST(Messages, NumbersOverTheirCapsAreRefusedBeforeAnythingIsAllocated) {
     EXPECT_EQ(code_of(announcement_until_experts(8).number(local).take()), CARDEA_ERR_PROTOCOL) << local;
   for (const std::uint32_t regions : {kMaxRegions, kMaxRegions + 1, std::uint32_t{1} << 31}) {
     EXPECT_EQ(code_of(announcement_until_experts(8).number(std::uint32_t{0}).number(regions).take()), CARDEA_ERR_PROTOCOL);
-    EXPECT_EQ(code_of(WireWriter().number(std::uint8_t{4}).number(regions).take()), CARDEA_ERR_PROTOCOL);
+    for (const std::uint8_t opcode : {4, 9})
+      EXPECT_EQ(code_of(WireWriter().number(opcode).number(regions).take()), CARDEA_ERR_PROTOCOL);
   }
 }
 
@@ -187,6 +190,7 @@ TEST(Messages, LargestCountsAreRead) {
   announce.experts = {kMaxExperts};
   EXPECT_EQ(code_of(encode(announce)), CARDEA_ERR_PROTOCOL) << "an expert that there is not";
   EXPECT_EQ(code_of(encode(RegionsGone{std::vector<std::uint32_t>(kMaxRegions)})), CARDEA_OK);
+  EXPECT_EQ(code_of(encode(RegionsUnmapped{std::vector<std::uint32_t>(kMaxRegions)})), CARDEA_OK);
 }
 
 TEST(Messages, NoExpertsMeansNoPlaces) {

@@ -41,6 +41,7 @@ inline std::vector<Message> one_of_each() {
           Heartbeat{},
           Heartbeat{Heartbeat::kAsk | Heartbeat::kAccuse, {1, 70000, 3}},
           LossNotice{Loss::kExpelled, {5, 6}, "silent"},
+          RegionsUnmapped{{4, 700000}},
           of_none};
 }
 

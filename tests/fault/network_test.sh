@@ -38,10 +38,10 @@ eventually() {
 }
 count_is() { (($(output "$2" | wc -l) >= $1)); }
 
-# start SECONDS BYTES: the job, until all three ranks fetch.
+# start SECONDS BYTES: the job, until all three ranks fetch. $debug, $cluster_options: what they say, and of their hosts.
 start() {
-  export CARDEA_LIVENESS_LIMIT=${limit-2000} CARDEA_CHUNK_BYTES=65536 CARDEA_DEBUG=ERROR
-  "$cluster" --hosts 3 --timeout 240 -- "$peer" "$1" "$2" >"$work/output" 2>&1 &
+  export CARDEA_LIVENESS_LIMIT=${limit-2000} CARDEA_CHUNK_BYTES=65536 CARDEA_DEBUG=${debug-ERROR}
+  "$cluster" --hosts 3 ${cluster_options-} --timeout 240 -- "$peer" "$1" "$2" >"$work/output" 2>&1 &
   pid=$!
   eventually 120 count_is 3 ': fetching$'
 }
@@ -91,6 +91,9 @@ lost_on_links() {
 cut_off() { ip -n "cardea-$pid-switch" link set "port$1" down; }
 heal() { ip -n "cardea-$pid-switch" link set "port$1" up; }
 is_cut() { ip -n "cardea-$pid-switch" link show "port$1" | grep -q 'state DOWN'; }
+# carried HOST NIC rx|tx: bytes that the kernel has counted
+carried() { ip netns exec "cardea-$pid-$1" cat "/sys/class/net/$2/statistics/$3_bytes"; }
+has_carried() { (($(carried "$1" "$2" "$3") >= $4)); }
 nobody_was_lost() {
   expect_not ': error '
   expect_not ': expelled '
@@ -163,6 +166,50 @@ case $case in
     heal 1
     ends
     nobody_was_lost
+    ;;
+  nic_down_in_mid_fetch)  # one of two: what was on its way comes by the other, and nobody is lost
+    debug=WARN cluster_options='--nics 2 --gbit 0.2'
+    export CARDEA_AFFINITY=nic=eth0,eth1
+    start 12 1048576
+    for host in 0 1 2; do  # both carry chunks
+      for nic in 0 1; do
+        eventually 30 has_carried "$host" "eth$nic" rx 3000000
+        eventually 30 has_carried "$host" "eth$nic" tx 3000000
+      done
+    done
+    before=$(carried 1 eth1 rx)
+    others=$(carried 0 eth1 rx)
+    ip -n "cardea-$pid-1" link set eth1 down
+    ip -n "cardea-$pid-1" link show eth1 | grep -q 'state DOWN' || fail "the NIC is not down"
+    rest=$(carried 1 eth0 rx)
+    eventually 30 has_carried 1 eth0 rx $((rest + 10000000))
+    (($(carried 1 eth1 rx) - before < 200000)) || fail "the NIC that is down still carries something"
+    eventually 30 has_carried 0 eth1 rx $((others + 3000000))  # the others still use theirs among each other
+    ends
+    nobody_was_lost
+    count_is 3 ', last round with 2 peers' || fail "a rank went without another"
+    expect 'cardea\[1\] WARN ucx: NIC eth1 carries no more chunks from and to rank [02], which go by eth0 instead: its link is down'
+    expect 'cardea\[[02]\] WARN ucx: NIC eth1 carries no more chunks from and to rank 1, which go by eth0 instead: '
+    expect_not 'WARN ucx: NIC eth0'
+    expect_not 'cardea\[[02]\] WARN ucx: NIC eth1 carries no more chunks from and to rank [02]'
+    ;;
+  nic_out_of_reach)  # the link is up, and what goes into it is lost: silence tells
+    debug=WARN cluster_options='--nics 2 --gbit 0.2'
+    export CARDEA_AFFINITY=nic=eth0,eth1
+    start 20 1048576
+    for host in 0 1 2; do eventually 30 has_carried "$host" eth1 rx 3000000; done
+    # Its port leaves the bridge, and keeps its carrier.
+    ip -n "cardea-$pid-switch" link set port1.1 nomaster
+    ip -n "cardea-$pid-1" link show eth1 | grep -q 'state UP' || fail "the NIC is not up"
+    before=$(carried 1 eth1 rx)
+    rest=$(carried 1 eth0 rx)
+    eventually 30 count_is 1 'cardea\[[0-2]\] WARN ucx: NIC eth1 carries no more chunks .*: nothing came by it for '
+    eventually 30 has_carried 1 eth0 rx $((rest + 10000000))
+    (($(carried 1 eth1 rx) - before < 200000)) || fail "it is still reached"
+    ends
+    nobody_was_lost
+    count_is 3 ', last round with 2 peers' || fail "a rank went without another"
+    expect_not 'WARN ucx: NIC eth0'
     ;;
   partition)  # for good: two ranks go on without the third, which finds itself expelled
     start 12 1048576

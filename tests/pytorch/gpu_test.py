@@ -113,6 +113,39 @@ class Gpu(unittest.TestCase):
 
         self.together(body)
 
+    def test_the_table_on_the_device_follows_the_stream(self):
+        """One slot for four experts: kernels between next and release find the view's slot, and the bytes at its address."""
+
+        def body(rank, store, job):
+            mine = stacked(range(4 * rank, 4 * rank + 4))
+            slab = job.slab(SHAPE, 1, "cuda")
+            layer = job.group().layer(0, mine, slab=slab)
+            table = layer.device_table()
+            self.assertEqual(table.slots.data_ptr(), layer.device_table().slots.data_ptr())
+            torch.cuda.synchronize()
+            layer.publish(3)
+            kept = []
+            other = 4 - 4 * rank
+            for view in layer.fetch(3, range(other, other + 4)):
+                torch.cuda._sleep(1_000_000)
+                kept.append((view.expert, table.slots.clone(), table.versions.clone(), table.addresses.clone()))
+            after = table.slots.clone()
+            torch.cuda.synchronize()
+            self.assertEqual(len(kept), 4)
+            for expert, slots, versions, addresses in kept:
+                self.assertEqual([int(s) for s in slots], [0 if e == expert else -1 for e in range(8)])
+                self.assertEqual([int(v) for v in versions], [3 if e == expert or e // 4 == rank else -1 for e in range(8)])
+                self.assertEqual(int(addresses[expert, 0]), slab.tensors["w13"].data_ptr())
+                self.assertEqual(int(addresses[4 * rank, 1]), mine["w2"].data_ptr())
+            self.assertTrue(bool((after == -1).all()))
+            layer.finish(3)
+            layer.collect(3, timeout=120)
+            layer.close()
+            torch.cuda.synchronize()
+            job.wait_unmapped(mine["w13"], timeout=120)
+
+        self.together(body)
+
     def test_a_stream_of_a_capture_is_refused(self):
         def body(rank, store, job):
             layer = job.group().layer(0, stacked([rank]), slab=job.slab(SHAPE, 1, "cuda"))

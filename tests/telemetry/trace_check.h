@@ -31,8 +31,9 @@ inline std::string read_file(const std::string& path) {
   return text.str();
 }
 
-/// Every thread is named and its times never go back; slices begin and end in pairs and do not overlap on a thread; every
-/// flow begins in a request, and ends in a view, passing chunks only in between; nothing happens outside of a slice's time.
+/// Every thread is named, has no number that could be a rank's, and its times never go back; slices begin and end in pairs
+/// and do not overlap on a thread; every flow begins in a request, and ends in a view, passing chunks only in between;
+/// nothing happens outside of a slice's time.
 inline TraceFacts check_trace(const std::string& text) {
   TraceFacts facts;
   const auto refuse = [&](const std::string& why) {
@@ -65,6 +66,7 @@ inline TraceFacts check_trace(const std::string& text) {
     }
     const double now = event.at("ts");
     if (!track.contains(thread)) refuse("a thread has no name: " + event.dump());
+    if (thread.second < 65536) refuse("a thread has a number that a process may have: " + event.dump());
     if (now < time[thread]) refuse("time goes back: " + event.dump());
     time[thread] = now;
     const std::string& of = track[thread];

@@ -67,8 +67,8 @@ TEST_F(Trace, AFlowLeadsFromTheRequestByItsChunksToTheView) {
   EXPECT_EQ(facts.wrong, "");
   EXPECT_EQ(facts.slices, (std::map<std::string, std::uint64_t>{
                               {"requests", 1}, {"network-in", 2}, {"node-copy", 1}, {"views", 2}, {"serving", 1}}));
-  EXPECT_EQ(facts.flows, 2u);
-  EXPECT_EQ(facts.flows_by_chunk, 1u);
+  EXPECT_EQ(facts.flows, 3u);  // one for each of two chunks, one straight
+  EXPECT_EQ(facts.flows_by_chunk, 2u);
   EXPECT_EQ(facts.moments, (std::map<std::string, std::uint64_t>{{"finish", 1}, {"rank", 1}}));
 }
 
@@ -80,6 +80,39 @@ TEST_F(Trace, BatchesOfTheGpuLieOneAfterTheOtherByTheDevicesTime) {
   EXPECT_EQ(facts.wrong, "");
   EXPECT_EQ(facts.slices, (std::map<std::string, std::uint64_t>{{"gpu pulls", 1}, {"gpu uploads", 2}}));
   EXPECT_EQ(facts.bytes_in_slices, (std::map<std::string, std::uint64_t>{{"gpu pulls", 7}, {"gpu uploads", 800}}));
+}
+
+TEST_F(Trace, ALaterFetchOfTheExpertHasItsOwnFlows) {
+  for (const std::uint64_t fetch : {1u, 2u}) {
+    const auto when = static_cast<std::int64_t>(fetch * 100);
+    const Outcome of{.fetch = fetch, .version = 5, .layer = 1, .expert = 4, .path = 6};
+    recorder.fetch(at(when), of, kWantsViews, 1, 0, std::vector<ExpertIndex>{4});
+    recorder.start(at(when + 1), chunk_of(fetch, 4, 0));
+    recorder.done(at(when + 2), chunk_of(fetch, 4, 0), Nanoseconds(1), 0);
+    recorder.ready(at(when + 3), of, Nanoseconds(3));
+    recorder.of_fetch(at(when + 4), What::kTake, fetch, 1);
+    recorder.release(at(when + 5), fetch, 4);  // the fetch itself stays
+  }
+  const test::TraceFacts facts = trace(recorder.recent());
+  EXPECT_EQ(facts.wrong, "");
+  EXPECT_EQ(facts.flows_by_chunk, 2u);
+}
+
+TEST_F(Trace, ChunksOfASlotThatWasTakenBackAreOnTheWayToTheView) {
+  const Outcome of{.fetch = 1, .version = 5, .layer = 1, .expert = 4, .path = 6};
+  recorder.fetch(at(1), of, kWantsViews, 1, 0, std::vector<ExpertIndex>{4});
+  for (const std::uint64_t chunk : {1u, 2u, 3u}) {
+    const auto when = static_cast<std::int64_t>(chunk * 10);
+    recorder.start(at(when), chunk_of(chunk, 4, 0));
+    recorder.done(at(when + 1), chunk_of(chunk, 4, 0), Nanoseconds(1), 0);
+    recorder.ready(at(when + 2), of, Nanoseconds(3));  // the request ends with the first
+  }
+  recorder.of_fetch(at(50), What::kTake, 1, 1);
+  recorder.release(at(51), 1, 4);
+  const test::TraceFacts facts = trace(recorder.recent());
+  EXPECT_EQ(facts.wrong, "");
+  EXPECT_EQ(facts.flows, 1u);
+  EXPECT_EQ(facts.flows_by_chunk, 1u);
 }
 
 TEST_F(Trace, FailedDestroyedAndBrokenFetchesKeepTheRules) {
@@ -109,14 +142,15 @@ TEST_F(Trace, FailedDestroyedAndBrokenFetchesKeepTheRules) {
 }
 
 TEST_F(Trace, TheCheckFindsMistakes) {
-  const std::string head = R"([{"pid":1,"tid":2,"ph":"M","name":"thread_name","args":{"name":"requests"}},)";
-  for (const char* const body :
-       {R"({"pid":1,"tid":2,"ph":"B","ts":5,"name":"a"}])",
-        R"({"pid":1,"tid":2,"ph":"B","ts":5,"name":"a"},{"pid":1,"tid":2,"ph":"E","ts":4}])",
-        R"({"pid":1,"tid":2,"ph":"E","ts":4}])", R"({"pid":1,"tid":3,"ph":"i","ts":4,"name":"x"}])",
-        R"({"pid":1,"tid":2,"ph":"s","ts":5,"id":"0x1"}])",
-        R"({"pid":1,"tid":2,"ph":"X","ts":5,"dur":3,"args":{}},{"pid":1,"tid":2,"ph":"X","ts":7,"dur":3,"args":{}}])", "{}",
-        R"({"pid":1,"tid":2,"ph":"B","ts":5,"name":"a"},)"}) {
+  const std::string head = R"([{"pid":1,"tid":200000,"ph":"M","name":"thread_name","args":{"name":"requests"}},)";
+  for (
+      const char* const body :
+      {R"({"pid":1,"tid":200000,"ph":"B","ts":5,"name":"a"}])",
+       R"({"pid":1,"tid":200000,"ph":"B","ts":5,"name":"a"},{"pid":1,"tid":200000,"ph":"E","ts":4}])",
+       R"({"pid":1,"tid":200000,"ph":"E","ts":4}])", R"({"pid":1,"tid":200001,"ph":"i","ts":4,"name":"x"}])",
+       R"({"pid":1,"tid":200000,"ph":"s","ts":5,"id":"0x1"}])",
+       R"({"pid":1,"tid":200000,"ph":"X","ts":5,"dur":3,"args":{}},{"pid":1,"tid":200000,"ph":"X","ts":7,"dur":3,"args":{}}])",
+       "{}", R"({"pid":1,"tid":200000,"ph":"B","ts":5,"name":"a"},)"}) {
     EXPECT_NE(test::check_trace(head + body).wrong, "") << body;
   }
 }

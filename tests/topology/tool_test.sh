@@ -39,6 +39,18 @@ expect 2 'No such file' show --file "$work/none.xml"
 expect 2 '' frobnicate
 expect 0 'source: this machine' show
 CARDEA_TOPO_FILE="$work/empty.xml" expect 2 'the file is empty' show
+# CARDEA_AFFINITY, as a rank reads it; of somebody else's machine it says nothing.
+expect 0 'rails: NICs by which its chunks come' show
+CARDEA_AFFINITY='nic=lo' expect 0 '0     lo' show
+CARDEA_AFFINITY='nic=lo' expect 0 'CARDEA_AFFINITY is "nic=lo"' show
+CARDEA_AFFINITY='nic=lo rails=1' expect 0 '"rails": [' show --json
+CARDEA_AFFINITY=off expect 0 'CARDEA_AFFINITY is "off": none of this is used' show
+CARDEA_AFFINITY='nic=lo' expect 0 '0     as UCX chooses' show --affinity rank=0
+for wrong in 'nic=no-such' 'rails=0' 'rails=5' 'rails=two' 'nic=lo rails=2' 'nic=lo,lo' 'sideways'; do
+  CARDEA_AFFINITY="$wrong" expect 2 "CARDEA_AFFINITY is \"$wrong\"" show
+done
+CARDEA_AFFINITY='nic=no-such' expect 0 'NV12' show --file "$machines/dgx-a100.xml"
+expect 2 'is no number of rails' show --file "$machines/dgx-a100.xml" --affinity 'rank=0 rails=9'
 expect 0 'lanes measured' measure --no-gpus --mebibytes 4
 expect 0 'measured' show --json
 exit $failures

@@ -48,6 +48,7 @@ class WatchedTransport : public Transport {
   void start(ChunkOrder order) override {
     const Inside inside(recorder_);
     recorder_.note_started(order.token, order.source);
+    order.rail = static_cast<std::uint32_t>(order.token % 2);  // for transports that have several
     inner_.start(std::move(order));
   }
   void disconnect(Rank peer) override {

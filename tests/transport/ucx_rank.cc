@@ -47,9 +47,12 @@ transport::UcxOptions ucx_options(Rank self) {
   return options;
 }
 
-UcxRank::UcxRank(UcxWorld& world, Rank self, const transport::UcxOptions& options) : world_(world) {
+UcxRank::UcxRank(UcxWorld& world, Rank self, const transport::UcxOptions& options, const std::vector<std::string>& rails,
+                 Nanoseconds silence)
+    : world_(world) {
   setenv("UCX_TLS", "tcp,self", 0);
-  auto made = transport::make_ucx_transport(io_, *this, options);
+  auto made = rails.empty() ? transport::make_ucx_transport(io_, *this, options)
+                            : transport::make_ucx_rails(io_, *this, options, rails, silence);
   if (!made.ok()) throw std::runtime_error(made.status().message());
   transport_ = std::move(*made);
   const Status status = transport_->connect(world.exchange(self, transport_->address()));
@@ -96,7 +99,8 @@ bool UcxRank::close() {
   return closed_;
 }
 
-void UcxRank::pull(ChunkToken token, Rank source, std::uint64_t offset, std::vector<iovec> destination, Version version) {
+void UcxRank::pull(ChunkToken token, Rank source, std::uint64_t offset, std::vector<iovec> destination, Version version,
+                   std::uint32_t rail) {
   ChunkOrder order;
   order.token = token;
   order.source = source;
@@ -104,6 +108,7 @@ void UcxRank::pull(ChunkToken token, Rank source, std::uint64_t offset, std::vec
   order.offset = offset;
   for (const iovec& piece : destination) order.bytes += piece.iov_len;
   order.destination = std::move(destination);
+  order.rail = rail;
   started_.insert(token);
   transport_->start(std::move(order));
 }

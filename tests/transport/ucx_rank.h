@@ -37,7 +37,9 @@ transport::UcxOptions ucx_options(Rank self);
 
 class UcxRank : public transport::Listener {
  public:
-  UcxRank(UcxWorld& world, Rank self, const transport::UcxOptions& options);
+  /// With `rails`, by a transport that has a rail for each of these devices.
+  UcxRank(UcxWorld& world, Rank self, const transport::UcxOptions& options, const std::vector<std::string>& rails = {},
+          Nanoseconds silence = std::chrono::seconds(10));
   ~UcxRank() override;
 
   transport::Transport& transport() { return *transport_; }
@@ -51,7 +53,7 @@ class UcxRank : public transport::Listener {
 
   /// Starts pulling bytes [offset, offset+bytes) of expert 0 of `source`.
   void pull(transport::ChunkToken token, Rank source, std::uint64_t offset, std::vector<iovec> destination,
-            Version version = 1);
+            Version version = 1, std::uint32_t rail = 0);
 
   std::vector<std::pair<Rank, Bytes>> messages;
   std::map<transport::ChunkToken, Status> chunks;

@@ -22,7 +22,8 @@ std::vector<Header> sample_headers() {
           ChunkData{12},
           ChunkError{13, CARDEA_ERR_STALE, "version 3 was retired"},
           StreamOffer{4, {std::byte{192}, std::byte{0}, std::byte{2}, std::byte{1}}, 4711},
-          StreamOffer{6, {std::byte{0x20}}, 1}};
+          StreamOffer{6, {std::byte{0x20}}, 1},
+          RailOut{3}};
 }
 
 template <typename Decode>
@@ -72,6 +73,87 @@ TEST(UcxWire, LengthsOfWorkerAddressesAreCapped) {
   for (const std::uint32_t lie : {0x80000000u, 0xffffffffu, 101u, 99u}) {
     set_length(bytes, length_at, lie);
     EXPECT_EQ(decode_address(bytes, 7).status().code(), CARDEA_ERR_PROTOCOL) << lie;
+  }
+}
+
+std::vector<RailAddress> sample_rails(std::size_t count) {
+  std::vector<RailAddress> rails;
+  for (std::size_t i = 0; i < count; ++i) {
+    rails.push_back({"eth" + std::to_string(i), "10.77." + std::to_string(i) + ".0/24", encode_address(sample_address())});
+  }
+  return rails;
+}
+
+TEST(UcxWire, RailsComeBackAndNoTruncationOfThemDecodes) {
+  for (std::size_t count = 1; count <= kMaxUcxRails; ++count) {
+    const Bytes bytes = encode_rails(7, sample_rails(count));
+    const auto back = decode_rails(bytes, 7);
+    ASSERT_TRUE(back.ok()) << back.status().message();
+    ASSERT_EQ(back->size(), count);
+    EXPECT_EQ(back->back().device, "eth" + std::to_string(count - 1));
+    EXPECT_EQ(back->back().network, "10.77." + std::to_string(count - 1) + ".0/24");
+    EXPECT_EQ(back->back().address, encode_address(sample_address()));
+    expect_truncations_fail(bytes, [](const Bytes& in) { return decode_rails(in, 7); });
+  }
+}
+
+TEST(UcxWire, RailsOfAnotherRankVersionKindOrNumberAreRefused) {
+  Bytes bytes = encode_rails(7, sample_rails(2));
+  EXPECT_EQ(decode_rails(bytes, 8).status().code(), CARDEA_ERR_PROTOCOL);
+  const std::size_t count_at = 4 + 4 + 4;
+  for (const unsigned lie : {0u, 1u, 3u, 4u, 5u, 255u}) {
+    Bytes wrong = bytes;
+    wrong[count_at] = static_cast<std::byte>(lie);
+    EXPECT_EQ(decode_rails(wrong, 7).status().code(), CARDEA_ERR_PROTOCOL) << lie;
+  }
+  EXPECT_EQ(decode_rails(encode_rails(7, sample_rails(kMaxUcxRails + 1)), 7).status().code(), CARDEA_ERR_PROTOCOL);
+  bytes[4] ^= std::byte{0xff};
+  EXPECT_EQ(decode_rails(bytes, 7).status().code(), CARDEA_ERR_MISMATCH);
+  bytes[0] ^= std::byte{0xff};
+  EXPECT_EQ(decode_rails(bytes, 7).status().code(), CARDEA_ERR_PROTOCOL);
+  // An address of one transport, without rails, is none of rails.
+  EXPECT_EQ(decode_rails(encode_address(sample_address()), 7).status().code(), CARDEA_ERR_PROTOCOL);
+}
+
+TEST(UcxWire, TextsAndAddressesOfRailsAreCappedAndPrintable) {
+  for (const std::size_t size : {kMaxRailText, kMaxRailText + 1}) {
+    std::vector<RailAddress> rails = sample_rails(1);
+    rails[0].device.assign(size, 'e');
+    EXPECT_EQ(decode_rails(encode_rails(7, rails), 7).ok(), size == kMaxRailText) << size;
+    rails = sample_rails(1);
+    rails[0].network.assign(size, '1');
+    EXPECT_EQ(decode_rails(encode_rails(7, rails), 7).ok(), size == kMaxRailText) << size;
+  }
+  for (const std::size_t size : {kMaxAddress, kMaxAddress + 1}) {
+    std::vector<RailAddress> rails = sample_rails(kMaxUcxRails);
+    for (RailAddress& rail : rails) rail.address.assign(size, std::byte{1});
+    const Bytes bytes = encode_rails(7, rails);
+    EXPECT_EQ(decode_rails(bytes, 7).ok(), size == kMaxAddress) << size;
+    if (size == kMaxAddress) {
+      EXPECT_LE(bytes.size(), kMaxUcxAddress);
+    }
+  }
+  std::vector<RailAddress> rails = sample_rails(1);
+  rails[0].device = "eth0\n\x1b[2J";
+  EXPECT_EQ(decode_rails(encode_rails(7, rails), 7)->front().device, "eth0??[2J") << "it comes into the log";
+}
+
+TEST(UcxWire, DescriptorsOfRailsAreAsManyAsThereAreRails) {
+  const std::vector<Bytes> regions{encode_region({4096, Bytes(33, std::byte{4})}), encode_region({4096, {}})};
+  const Bytes bytes = encode_descriptors(regions);
+  EXPECT_EQ(*decode_descriptors(bytes, 2), regions);
+  for (const std::size_t other : {0u, 1u, 3u, 4u}) {
+    EXPECT_EQ(decode_descriptors(bytes, other).status().code(), CARDEA_ERR_PROTOCOL) << other;
+  }
+  expect_truncations_fail(bytes, [](const Bytes& in) { return decode_descriptors(in, 2); });
+  EXPECT_FALSE(decode_descriptors(encode_descriptors({Bytes(kMaxRegion + 1)}), 1).ok());
+}
+
+TEST(UcxWire, ARailThatCannotBeIsRefused) {
+  const Pass pass{};
+  for (const unsigned rail : {3u, 4u, 255u}) {
+    const Bytes header = encode_header(3, pass, RailOut{static_cast<std::uint8_t>(rail)});
+    EXPECT_EQ(decode_header(header).ok(), rail < kMaxUcxRails) << rail;
   }
 }
 

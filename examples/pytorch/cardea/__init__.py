@@ -50,12 +50,12 @@ from .errors import (
     WouldDeadlockError,
 )
 from .fetch import Fetch, View, release
-from .layer import ExpertInfo, Group, Layer, TableEntry
+from .layer import DeviceTable, ExpertInfo, Group, Layer, TableEntry
 from .memory import Memory, Slab
 from .tensors import ExpertTensor, Segment
 
 __all__ = [
-    "AuthenticationError", "BusyError", "CanceledError", "CardeaError", "Class", "ConfigurationError", "Context", "DeviceError", "Dtype",
+    "AuthenticationError", "BusyError", "CanceledError", "CardeaError", "Class", "ConfigurationError", "Context", "DeviceError", "DeviceTable", "Dtype",
     "ExpelledError", "ExpertInfo", "ExpertTensor", "Fetch", "ForkedError", "Group", "InternalError", "InvalidArgumentError",
     "InvalidHandleError", "Layer", "LimitError", "Memory", "MemoryKind", "MismatchError", "NoMemoryError", "Path",
     "PeerLostError", "ProtocolError", "RankInfo", "ReleasedError", "Segment", "Slab", "StaleError", "Status",

@@ -339,6 +339,17 @@ class ExpertEntry(ctypes.Structure):
     ]
 
 
+class DeviceTable(ctypes.Structure):
+    _fields_ = [
+        ("size", c_size_t),
+        ("slots", c_void_p),
+        ("versions", c_void_p),
+        ("segments", c_void_p),
+        ("num_experts", c_uint32),
+        ("num_segments", c_uint32),
+    ]
+
+
 class ExpertTable(ctypes.Structure):
     _fields_ = [
         ("size", c_size_t),
@@ -454,6 +465,7 @@ STRUCTS: Dict[str, Type[ctypes.Structure]] = {
     "cardea_expert_info_t": ExpertInfo,
     "cardea_expert_entry_t": ExpertEntry,
     "cardea_expert_table_t": ExpertTable,
+    "cardea_device_table_t": DeviceTable,
     "cardea_slab_desc_t": SlabDesc,
     "cardea_slab_info_t": SlabInfo,
     "cardea_finish_desc_t": FinishDesc,
@@ -488,11 +500,13 @@ FUNCTIONS: Dict[str, List[Any]] = {
     "cardea_memory_register": [Context, c_void_p, c_uint64, c_int, POINTER(Memory)],
     "cardea_memory_query": [Memory, POINTER(MemoryInfo)],
     "cardea_memory_free": [Memory],
+    "cardea_memory_wait_unmapped": [Context, c_void_p, c_uint64, c_uint64],
     "cardea_layer_create": [Group, POINTER(LayerDesc), POINTER(Layer)],
     "cardea_layer_destroy": [Layer],
     "cardea_layer_query": [Layer, POINTER(LayerInfo)],
     "cardea_expert_query": [Layer, c_uint32, POINTER(ExpertInfo)],
     "cardea_layer_table": [Layer, POINTER(ExpertTable)],
+    "cardea_layer_device_table": [Layer, POINTER(DeviceTable)],
     "cardea_slab_create": [Context, POINTER(SlabDesc), POINTER(Slab)],
     "cardea_slab_destroy": [Slab],
     "cardea_slab_query": [Slab, POINTER(SlabInfo)],

@@ -11,6 +11,7 @@ import torch
 from . import _c
 from ._c import Bootstrap, Class, Path, Status
 from ._handles import Resource, Root, nanoseconds
+from ._library import library
 from .errors import call, error_of
 from .layer import Group
 from .memory import DeviceLike, Memory, Slab, allocate, create_slab, register, slab_over
@@ -224,6 +225,22 @@ class Context:
     def register(self, tensor: torch.Tensor) -> Memory:
         """Makes a contiguous tensor's bytes known, which spares layers in it one registration each. Keeps the tensor."""
         return register(self._root, tensor)
+
+    def wait_unmapped(self, tensor: torch.Tensor, timeout: Optional[float] = None) -> None:
+        """Waits until no other rank maps memory that a tensor on this rank's GPU lies in, so that it may be given back to CUDA:
+        when the layers in it were closed, and what was registered of it. TimedOutError after `timeout` seconds, naming a rank
+        that still has it; BusyError while this rank itself uses it."""
+        storage = tensor.untyped_storage()
+        left = nanoseconds(timeout)
+        while storage.nbytes() != 0:  # in pieces, so that Ctrl-C reaches Python
+            piece = max(1, min(left, 100_000_000))
+            status = library().cardea_memory_wait_unmapped(self._root.handle, storage.data_ptr(), storage.nbytes(), piece)
+            if status == Status.OK:
+                return
+            if timeout is not None:
+                left -= piece
+            if status != Status.ERR_TIMEOUT or left <= 0:
+                raise error_of("cardea_memory_wait_unmapped", status)
 
     def slab(self, segments: Sequence[Segment], slots: int, device: DeviceLike = "cpu") -> Slab:
         """Landing memory made by Cardea, for every layer with these segments."""

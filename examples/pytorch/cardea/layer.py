@@ -16,7 +16,7 @@ from .errors import call, error_of
 from .fetch import Fetch
 from .memory import Slab, device_of, on_device, stacks
 from .streams import StreamLike, stream_handle
-from .tensors import Segment, segment_of, to_c
+from .tensors import Segment, segment_of, tensor_at, to_c
 
 #: A segment of the local experts: stacked ``[E_local, …]``, or a tensor for each expert.
 Experts = Union[torch.Tensor, Sequence[torch.Tensor]]
@@ -35,6 +35,15 @@ class TableEntry:
     version: Optional[int]  # None while the entry is empty
     slot: Optional[int]  # row of the slab
     addresses: Tuple[int, ...]  # of the segments; empty while the entry is
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceTable:
+    """The expert table as kernels read it, in memory of the layer's, which ends with the layer: see Layer.device_table."""
+
+    slots: torch.Tensor  # int32 [experts]: row of the slab, -1 where there is none
+    versions: torch.Tensor  # int64 [experts]: -1 while the entry is empty
+    addresses: torch.Tensor  # int64 [experts, segments]: 0 while the entry is empty
 
 
 class Group:
@@ -209,6 +218,22 @@ class Layer:
             slot = None if entry.slot == _c.NO_SLOT else entry.slot
             entries.append(TableEntry(entry.version, slot, tuple(entry.segments[i] or 0 for i in range(table.num_segments))))
         return entries
+
+    def device_table(self) -> DeviceTable:
+        """The table on this rank's GPU, kept from the first call on: tensors at fixed addresses, also for captured graphs. Of
+        views of a fetch on a stream, entries are right for work of that stream between next and release. ValueError
+        where the layer is not on a GPU. The tensors must not be used when the layer is closed."""
+        if self.device.type != "cuda":
+            raise ValueError(f"the layer is on {self.device}, not on a GPU")
+        table = _c.init(_c.DeviceTable)
+        with on_device(self.device):
+            call("cardea_layer_device_table", self._resource.handle, ctypes.byref(table))
+        experts, segments, owner = table.num_experts, table.num_segments, self._resource
+        return DeviceTable(
+            tensor_at(table.slots, (experts,), torch.int32, self.device, owner),
+            tensor_at(table.versions, (experts,), torch.int64, self.device, owner),
+            tensor_at(table.segments, (experts, segments), torch.int64, self.device, owner),
+        )
 
     # ------------------------------------------------------------ versions
 

@@ -41,6 +41,14 @@ class Rows:
             return Groups(None, self.device_counts.cumsum(0).to(torch.int32))
         return groups_of(self.counts, self.pairs.device)
 
+    def first(self, experts: int) -> "Tuple[torch.Tensor, Groups]":
+        """The pairs of so many experts of the order, and their groups: of the host's counts it takes one."""
+        self._fetch_counts()
+        pairs = self.pairs[: self._starts[experts]]
+        if self.pairs.device.type == "cuda":
+            return pairs, Groups(None, self.device_counts[:experts].cumsum(0).to(torch.int32))
+        return pairs, groups_of(self.counts[:experts], self.pairs.device)
+
     def count(self, expert: int) -> int:
         self._fetch_counts()
         at = self._place[expert]

@@ -13,7 +13,7 @@ All begin with (x, routing) and end with the layer's output. Ranks have blocks o
 from __future__ import annotations
 
 import time
-from typing import List, Sequence
+from typing import List
 
 import torch
 import torch.distributed as dist
@@ -23,8 +23,11 @@ import cardea
 from .combine import Combiner
 from .experts import Stack, empty_stack, swiglu_of
 from .routing import Routing
-from .rows import Rows, groups_of
+from .rows import Groups, Rows, groups_of
 from .shapes import Shape
+
+
+_SURELY_WANTED = 64  # pairs for each expert, on the average
 
 
 class Replicated:
@@ -76,10 +79,14 @@ class Fetching:
 
     def forward(self, x: torch.Tensor, routing: Routing) -> torch.Tensor:
         rows = Rows(routing.experts, self._shape.experts, self._order)
-        home, away = self._order[: self._local], [e for e in self._order[self._local :] if rows.count(e)]
+        away = self._order[self._local :]
         combiner = Combiner(len(x), rows.top_k, self._shape.hidden, x.dtype, x.device)
+        # With many pairs for each expert all are wanted, and the fetch need not wait until the host knows the counts.
+        if routing.experts.numel() < _SURELY_WANTED * self._shape.experts:
+            away = [e for e in away if rows.count(e)]
         fetch = self._layer.fetch(self._version, away, slots=True) if away else None
-        self._compute(x, rows, home, self._home, [rows.count(e) for e in home], combiner)
+        pairs, groups = rows.first(self._local)
+        self._compute(x, rows, pairs, self._home, groups, combiner)
         while fetch is not None:
             views = fetch.ready(max=self._group)
             if not views:
@@ -93,18 +100,18 @@ class Fetching:
             last = max(by_slot) + 1
             counts = [rows.count(by_slot[slot]) if slot in by_slot else 0 for slot in range(last)]
             stack = {name: tensor[:last] for name, tensor in self._slab_stack.items()}
-            self._compute(x, rows, [by_slot[slot] for slot in sorted(by_slot)], stack, counts, combiner)
+            pairs = rows.of([by_slot[slot] for slot in sorted(by_slot)])
+            self._compute(x, rows, pairs, stack, groups_of(counts, x.device), combiner)
             cardea.release(views)
         self._layer.finish(self._version)
         return combiner.sum(routing.weights)
 
     @staticmethod
     def _compute(
-        x: torch.Tensor, rows: Rows, experts: Sequence[int], stack: Stack, counts: List[int], combiner: Combiner
+        x: torch.Tensor, rows: Rows, pairs: torch.Tensor, stack: Stack, groups: Groups, combiner: Combiner
     ) -> None:
-        pairs = rows.of(experts)
         if len(pairs):
-            combiner.add(pairs, swiglu_of(x[pairs // rows.top_k], stack, groups_of(counts, x.device)))
+            combiner.add(pairs, swiglu_of(x[pairs // rows.top_k], stack, groups))
 
     def settle(self) -> None:
         """The weights are the ranks' own again."""

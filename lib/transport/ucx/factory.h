@@ -53,6 +53,9 @@ struct UcxOptions {
   /// How long close() waits for queued messages, and then for UCX to let go of memory before the worker is destroyed.
   Nanoseconds flush_timeout = std::chrono::milliseconds(300);
   Nanoseconds drain_timeout = std::chrono::seconds(1);
+  /// The one network device that it uses, by UCX's name, such as "eth1" or "mlx5_0:1"; empty: UCX chooses, perhaps several.
+  /// As all settings of UCX, only if UCX_NET_DEVICES is not in the environment.
+  std::string device;
   /// UCX settings such as {"TCP_NODELAY", "y"}, each used only if UCX_<name> is not in the environment.
   std::vector<std::pair<std::string, std::string>> defaults;
 };
@@ -62,6 +65,21 @@ struct UcxOptions {
 /// INVALID_ARGUMENT (no rank given). `io` and `listener` must outlive the transport.
 Result<std::unique_ptr<Transport>> make_ucx_transport(boost::asio::io_context& io, Listener& listener,
                                                       const UcxOptions& options);
+
+inline constexpr std::size_t kMaxUcxRails = 4;
+/// The most that the address of make_ucx_rails takes.
+inline constexpr std::size_t kMaxUcxAddress = (std::size_t{64} << 10) * kMaxUcxRails + 4096;
+
+/// One such transport for each of `devices` (1 to kMaxUcxRails; one that is empty: UCX chooses), and together one to the
+/// engine (rails.h): chunks go by all of them, messages to a peer by the first that both have. `options.device` is not used.
+/// A rail on which nothing of a peer comes for `silence`, though chunks wait there, is taken out. Peers must be made by this
+/// function too. Errors as above.
+Result<std::unique_ptr<Transport>> make_ucx_rails(boost::asio::io_context& io, Listener& listener, const UcxOptions& options,
+                                                  const std::vector<std::string>& devices,
+                                                  Nanoseconds silence = std::chrono::seconds(10));
+
+/// The NICs that a rank has as rails, by its address; PROTOCOL, MISMATCH.
+Result<std::vector<std::string>> ucx_rail_devices(ByteView address, Rank rank);
 
 /// UCX found at run time, such as "1.13.1".
 std::string ucx_version();

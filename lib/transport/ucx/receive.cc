@@ -47,6 +47,7 @@ ucs_status_t UcxTransport::receive(ByteView header, void* data, std::size_t leng
   if (const auto* request = std::get_if<ChunkRequest>(&*body)) taken = take(*peer, *request, payload);
   if (const auto* error = std::get_if<ChunkError>(&*body)) taken = take(*peer, *error, payload);
   if (const auto* offer = std::get_if<StreamOffer>(&*body)) taken = take(*peer, *offer, payload);
+  if (const auto* out = std::get_if<RailOut>(&*body)) taken = take(*peer, *out, payload);
   if (!taken.ok()) condemn(*peer, taken);
   return UCS_OK;
 }
@@ -92,6 +93,16 @@ Status UcxTransport::take(Peer& peer, const ChunkError& header, ByteView payload
     return Status::error(CARDEA_ERR_PROTOCOL, "answer to a request that is not open");
   }
   finish(*pull->second, Status(header.code, header.text));
+  return {};
+}
+
+Status UcxTransport::take(Peer& peer, const RailOut& header, ByteView payload) {
+  if (!payload.empty()) return Status::error(CARDEA_ERR_PROTOCOL, "rail notice with {} bytes of payload", payload.size());
+  if (!rail_out_) return Status(CARDEA_ERR_PROTOCOL, "rail notice where there are no rails");
+  queue([this, &peer, rail = header.rail] {
+    if (peer.state != Peer::State::kOpen || phase_ != Phase::kOpen) return;
+    if (const Status status = rail_out_(peer.rank, rail); !status.ok()) lose(peer, status, true);
+  });
   return {};
 }
 

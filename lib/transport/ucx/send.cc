@@ -22,6 +22,14 @@ void UcxTransport::send(Rank rank, Bytes message) {
   post(*peer, std::move(out), false);
 }
 
+void UcxTransport::tell_rail_out(Rank rank, std::uint32_t rail) {
+  Peer* peer = find(rank);
+  if (peer == nullptr || peer->state != Peer::State::kOpen || phase_ != Phase::kOpen) return;
+  Send out;
+  out.header = encode_header(options_.self, peer->pass_out, RailOut{static_cast<std::uint8_t>(rail)});
+  post(*peer, std::move(out), false);
+}
+
 void UcxTransport::post(Peer& peer, Send out, bool rendezvous) {
   // By a stream only what UCX puts straight into place there. What is sent eagerly gains nothing by it.
   out.by_stream = rendezvous && peer.outbound_stream.state == Stream::State::kOpen;

@@ -132,6 +132,12 @@ void UcxTransport::connect_stream(Stream& stream, const StreamOffer& offer) {
   params.sockaddr.addr = reinterpret_cast<const sockaddr*>(&address);
   params.sockaddr.addrlen = offer.family == 6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in);
   stream.where = to_string(offer);
+  // From this rail's own device, where the kernel would not choose it by the way to the peer.
+  const Result<sockaddr_storage> from = address_of_device(options_.device);
+  if (!options_.device.empty() && from.ok() && from->ss_family == address.ss_family) {
+    params.field_mask |= UCP_EP_PARAM_FIELD_LOCAL_SOCK_ADDR;
+    params.local_sockaddr = {reinterpret_cast<const sockaddr*>(&*from), params.sockaddr.addrlen};
+  }
   if (const Status status = open_stream(stream, params); !status.ok()) return no_stream(stream, status.message());
   // Nothing is flushed before the other end has let us in.
   ucp_request_param_t param{};

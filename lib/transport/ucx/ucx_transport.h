@@ -39,6 +39,11 @@ class UcxTransport final : public Transport {
   void disconnect(Rank peer) override;
   void close(std::function<void()> done) override;
 
+  /// For rails.h: tells the peer that a rail is out, and hears the same of peers; what `heard` returns, if not OK, loses the
+  /// peer. Unless set, a peer that says so is lost.
+  void tell_rail_out(Rank peer, std::uint32_t rail);
+  void on_rail_out(std::function<Status(Rank peer, std::uint32_t rail)> heard) { rail_out_ = std::move(heard); }
+
   /// Chunks that were sent by streams, for tests.
   std::uint64_t streamed() const { return streamed_; }
 
@@ -89,6 +94,7 @@ class UcxTransport final : public Transport {
   Status take(Peer& peer, const ChunkRequest& header, ByteView payload);
   Status take(Peer& peer, const ChunkError& header, ByteView payload);
   Status take(Peer& peer, const StreamOffer& header, ByteView payload);
+  Status take(Peer& peer, const RailOut& header, ByteView payload);
   Status take_data(Peer& peer, const ChunkData& header, void* data, std::size_t length, bool rendezvous);
   /// Answers what waits, as far as UCX may be given more.
   void answer_next(Peer& peer);
@@ -137,6 +143,7 @@ class UcxTransport final : public Transport {
   std::map<std::uint32_t, OfferedRegion> offered_;
   std::map<RegionKey, AcceptedRegion> accepted_;
   std::deque<std::function<void()>> events_;
+  std::function<Status(Rank, std::uint32_t)> rail_out_;
   std::map<std::string, StreamListener> listeners_;  // by network device
   std::deque<std::pair<ucp_listener_h, ucp_conn_request_h>> callers_;
   bool cannot_listen_ = false;

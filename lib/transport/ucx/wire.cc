@@ -10,11 +10,20 @@ namespace cardea::transport::ucx {
 namespace {
 
 constexpr std::uint32_t kAddressMagic = 0x58435543;  // "CUCX"
+constexpr std::uint32_t kRailsMagic = 0x4c525543;    // "CURL"
+constexpr std::uint8_t kDescriptors = 4;  // device memory's begin with 2 or 3 (lib/cuda/memory.h), the node's with 0 or 1
 constexpr std::string_view kPassPurpose = "cardea ucx pass";
 constexpr std::string_view kCallerPurpose = "cardea ucx caller";
 constexpr std::size_t kIpv4Bytes = 4;
 
-enum Opcode : std::uint8_t { kMessage = 1, kChunkRequest = 2, kChunkData = 3, kChunkError = 4, kStreamOffer = 5 };
+enum Opcode : std::uint8_t {
+  kMessage = 1,
+  kChunkRequest = 2,
+  kChunkData = 3,
+  kChunkError = 4,
+  kStreamOffer = 5,
+  kRailOut = 6
+};
 
 template <std::size_t N>
 void put(WireWriter& out, const std::array<std::byte, N>& bytes) {
@@ -63,6 +72,7 @@ struct HeaderWriter {
     put(out, header.address);
     out.number(header.port);
   }
+  void operator()(const RailOut& header) const { out.number(header.rail); }
 };
 
 ChunkRequest read_request(WireReader& in) {
@@ -128,6 +138,54 @@ Result<Address> decode_address(ByteView bytes, Rank expected) {
     return Status::error(CARDEA_ERR_PROTOCOL, "ucx address is of rank {}, not of rank {}", address.rank, expected);
   }
   return address;
+}
+
+Bytes encode_rails(Rank rank, const std::vector<RailAddress>& rails) {
+  WireWriter out;
+  out.number(kRailsMagic).number(kWireVersion).number(rank).number(static_cast<std::uint8_t>(rails.size()));
+  for (const RailAddress& rail : rails) out.text(rail.device).text(rail.network).blob(rail.address);
+  return out.take();
+}
+
+Result<std::vector<RailAddress>> decode_rails(ByteView bytes, Rank expected) {
+  WireReader in(bytes);
+  const auto magic = in.number<std::uint32_t>();
+  const auto version = in.number<std::uint32_t>();
+  if (!in.failed() && magic != kRailsMagic) return Status::error(CARDEA_ERR_PROTOCOL, "not an address of ucx rails");
+  if (!in.failed() && version != kWireVersion) {
+    return Status::error(CARDEA_ERR_MISMATCH, "wire version {} there, {} here", version, kWireVersion);
+  }
+  const auto rank = in.number<std::uint32_t>();
+  const auto count = in.number_in<std::uint8_t>(1, kMaxUcxRails);
+  std::vector<RailAddress> rails;
+  for (std::uint8_t i = 0; i < count; ++i) {
+    RailAddress& rail = rails.emplace_back();
+    rail.device = printable(in.text(kMaxRailText));
+    rail.network = printable(in.text(kMaxRailText));
+    rail.address = copy(in.blob(kMaxAddress));
+  }
+  if (auto status = in.finish("address of ucx rails"); !status.ok()) return status;
+  if (rank != expected)
+    return Status::error(CARDEA_ERR_PROTOCOL, "address of ucx rails is of rank {}, not of rank {}", rank, expected);
+  return rails;
+}
+
+Bytes encode_descriptors(const std::vector<Bytes>& regions) {
+  WireWriter out;
+  out.number(kDescriptors).number(static_cast<std::uint8_t>(regions.size()));
+  for (const Bytes& region : regions) out.blob(region);
+  return out.take();
+}
+
+Result<std::vector<Bytes>> decode_descriptors(ByteView bytes, std::size_t rails) {
+  WireReader in(bytes);
+  in.number_in<std::uint8_t>(kDescriptors, kDescriptors);
+  const auto count = in.number_in<std::uint8_t>(1, kMaxUcxRails);
+  if (count != rails) in.fail();
+  std::vector<Bytes> regions;
+  for (std::uint8_t i = 0; i < count && !in.failed(); ++i) regions.push_back(copy(in.blob(kMaxRegion)));
+  if (auto status = in.finish("descriptor of a region for each rail"); !status.ok()) return status;
+  return regions;
 }
 
 Bytes encode_region(const Region& region) {
@@ -201,6 +259,9 @@ Result<Header> decode_header(ByteView bytes) {
       break;
     case kStreamOffer:
       header = read_offer(in);
+      break;
+    case kRailOut:
+      header = RailOut{in.number_in<std::uint8_t>(0, kMaxUcxRails - 1)};
       break;
     default:
       return Status::error(CARDEA_ERR_PROTOCOL, "unknown opcode {}", opcode);

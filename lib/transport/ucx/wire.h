@@ -12,10 +12,12 @@
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 #include "lib/base/status.h"
 #include "lib/base/types.h"
 #include "lib/transport/transport.h"
+#include "lib/transport/ucx/factory.h"
 
 namespace cardea::transport::ucx {
 
@@ -23,7 +25,9 @@ using Nonce = std::array<std::byte, 16>;
 using Pass = std::array<std::byte, 16>;
 
 inline constexpr std::size_t kMaxWorkerAddress = 64 << 10;
+inline constexpr std::size_t kMaxAddress = kMaxWorkerAddress + 32;
 inline constexpr std::size_t kMaxRkey = 4 << 10;
+inline constexpr std::size_t kMaxRegion = kMaxRkey + 12;
 inline constexpr std::size_t kMaxErrorText = 200;
 inline constexpr std::uint64_t kMaxChunk = std::uint64_t{1} << 40;
 
@@ -35,6 +39,23 @@ struct Address {
 Bytes encode_address(const Address& address);
 /// PROTOCOL if malformed or of another rank, MISMATCH if of another wire version.
 Result<Address> decode_address(ByteView in, Rank expected);
+
+/// One of a rank's rails (rails.h), as it tells the others.
+struct RailAddress {
+  std::string device;   // "eth1", "mlx5_0:1"; empty: UCX chooses
+  std::string network;  // "10.77.1.0/24"; empty: reaches whatever it reaches
+  Bytes address;        // encode_address
+};
+inline constexpr std::size_t kMaxRailText = 63;
+static_assert(16 + kMaxUcxRails * (kMaxAddress + 2 * kMaxRailText + 12) <= kMaxUcxAddress);
+Bytes encode_rails(Rank rank, const std::vector<RailAddress>& rails);
+/// Of 1 to kMaxUcxRails rails. PROTOCOL if malformed or of another rank, MISMATCH if of another wire version.
+Result<std::vector<RailAddress>> decode_rails(ByteView in, Rank expected);
+
+/// What a region's descriptor is made of where a rank has rails: encode_region for each of its rails, in their order.
+Bytes encode_descriptors(const std::vector<Bytes>& regions);
+/// PROTOCOL if malformed or not of so many rails.
+Result<std::vector<Bytes>> decode_descriptors(ByteView in, std::size_t rails);
 
 /// A region as its owner offers it. Without an rkey it can only be asked for.
 struct Region {
@@ -90,7 +111,11 @@ struct StreamOffer {
   std::array<std::byte, 16> address{};  // in network order; IPv4: the first 4, the others 0
   std::uint16_t port = 0;               // not 0
 };
-using Header = std::variant<MessageHeader, ChunkRequest, ChunkData, ChunkError, StreamOffer>;
+/// No payload. The sender moves nothing any more by one of its rails: what waits there for the receiver won't come.
+struct RailOut {
+  std::uint8_t rail = 0;  // by the sender's numbers, less than kMaxUcxRails
+};
+using Header = std::variant<MessageHeader, ChunkRequest, ChunkData, ChunkError, StreamOffer, RailOut>;
 
 Bytes encode_header(Rank from, const Pass& pass, const Header& header);
 Result<Envelope> decode_envelope(ByteView in);

@@ -68,6 +68,7 @@ Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
   // chunk over all that it has, the loopback device beside the network's included.
   defaults.emplace_back("SOCKADDR_TLS_PRIORITY", "tcp");
   defaults.emplace_back("CM_USE_ALL_DEVICES", "n");
+  if (!options.device.empty()) defaults.emplace_back("NET_DEVICES", options.device);
   for (const auto& [name, value] : defaults) {
     if (std::getenv(("UCX_" + name).c_str()) != nullptr) continue;
     if (const auto status = ucp_config_modify(raw, name.c_str(), value.c_str()); status != UCS_OK) {

@@ -297,9 +297,17 @@ std::vector<Seed> seeds() {
   slots.byte(kFetch).byte(0x6c).number(1, 1);
   for (int i = 0; i < 12; ++i) slots.byte(kChunkDone).byte(0);
   slots.byte(kTake).byte(kFetch).byte(0x1c).number(1, 1).byte(kLater).byte(100);
-  slots.byte(kMessage).blob(encode(RegionsGone{{5, 6}}));
+  slots.byte(kMessage).blob(encode(RegionsUnmapped{{77}})).byte(kMessage).blob(encode(RegionsGone{{5, 6, 78}}));
   slots.byte(far).blob(encode(LayerLeft{key, {}})).byte(kMessage).blob(encode(Goodbye{}));
-  return {{"mapped", mapped.bytes()}, {"cached", cached.bytes()}, {"slots", slots.bytes()}};
+  // Of device memory, freed before this rank has begun the layer.
+  LayerAnnounce device = std::get<LayerAnnounce>(*decode(announcement(key, {1}, false)));
+  cuda::Export told;
+  told.allocation = kRegion;
+  device.regions[0].descriptor = told.encode();
+  Script freed;
+  freed.byte(kMessage).blob(encode(device)).byte(kMessage).blob(encode(RegionsGone{{5}})).byte(kBegin);
+  freed.byte(far).blob(announcement(key, {2, 3}, false)).byte(kMessage).blob(encode(LayerLeft{key, {}})).byte(kEnd);
+  return {{"freed", freed.bytes()}, {"mapped", mapped.bytes()}, {"cached", cached.bytes()}, {"slots", slots.bytes()}};
 }
 
 }  // namespace

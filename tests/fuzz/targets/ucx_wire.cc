@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Addresses, regions and headers of the ucx transport.
+// Addresses, rails, regions and headers of the ucx transport.
 #include "lib/transport/ucx/wire.h"
 
+#include "lib/transport/ucx/rail_pairs.h"
 #include "tests/fuzz/targets.h"
 
 namespace cardea::fuzz {
@@ -10,7 +11,7 @@ namespace {
 namespace ucx = transport::ucx;
 
 constexpr Rank kRank = 3;
-enum Kind : std::uint8_t { kAddress, kRegion, kHeader, kKinds };
+enum Kind : std::uint8_t { kAddress, kRegion, kHeader, kRails, kDescriptors, kKinds };
 
 bool run(ByteView input) {
   if (input.empty()) return false;
@@ -26,6 +27,27 @@ bool run(ByteView input) {
       const auto region = ucx::decode_region(bytes);
       if (!region.ok()) return false;
       require(ucx::encode_region(*region) == Bytes(bytes.begin(), bytes.end()), "a region has one form");
+      return true;
+    }
+    case kRails: {
+      const auto rails = ucx::decode_rails(bytes, kRank);
+      if (!rails.ok()) return false;
+      require(!rails->empty() && rails->size() <= transport::kMaxUcxRails, "a rank has one rail, and not too many");
+      const auto again = ucx::decode_rails(ucx::encode_rails(kRank, *rails), kRank);
+      require(again.ok() && again->size() == rails->size(), "what was read can be written and read again");
+      const std::vector<ucx::RailAddress> own{{"eth0", "10.77.0.0/24", {}}, {"mlx5_0:1", "", {}}};
+      const auto here = ucx::pair_rails(0, own, kRank, *rails), there = ucx::pair_rails(kRank, *rails, 0, own);
+      require(!here.empty() && here.size() == there.size(), "both sides pair the same rails");
+      for (std::size_t i = 0; i < here.size(); ++i) {
+        require(here[i].mine == there[i].theirs && here[i].theirs == there[i].mine, "both sides pair the same rails");
+        require(here[i].mine < own.size() && here[i].theirs < rails->size(), "rails that there are");
+      }
+      return true;
+    }
+    case kDescriptors: {
+      const auto regions = ucx::decode_descriptors(bytes, 2);
+      if (!regions.ok()) return false;
+      require(ucx::encode_descriptors(*regions) == Bytes(bytes.begin(), bytes.end()), "descriptors have one form");
       return true;
     }
     default: {
@@ -51,7 +73,12 @@ std::vector<Seed> seeds() {
           {"request", header(ucx::ChunkRequest{1, {{2, 3}, 4, 5}, 4096, 8192, 8000})},
           {"data", header(ucx::ChunkData{7})},
           {"error", header(ucx::ChunkError{7, CARDEA_ERR_STALE, "retired"})},
-          {"offer", header(ucx::StreamOffer{4, {std::byte{127}, std::byte{0}, std::byte{0}, std::byte{1}}, 4711})}};
+          {"offer", header(ucx::StreamOffer{4, {std::byte{127}, std::byte{0}, std::byte{0}, std::byte{1}}, 4711})},
+          {"rail_out", header(ucx::RailOut{1})},
+          {"rails", of_kind(kRails, ucx::encode_rails(kRank, {{"eth0", "10.77.0.0/24", Bytes(40, std::byte{9})},
+                                                              {"eth1", "10.77.1.0/24", Bytes(40, std::byte{8})}}))},
+          {"rail_of_ucx", of_kind(kRails, ucx::encode_rails(kRank, {{"", "", Bytes(40, std::byte{9})}}))},
+          {"descriptors", of_kind(kDescriptors, ucx::encode_descriptors({Bytes(20, std::byte{1}), Bytes(12)}))}};
 }
 
 }  // namespace

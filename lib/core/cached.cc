@@ -312,6 +312,7 @@ void Core::entry_changed(cache::EntryIndex entry, Clock::time_point now) {
   if (const auto found = by_entry_.find(entry); found != by_entry_.end()) refresh(transfers_.at(found->second), now);
   swaps_changed(entry, now);
   withdrawn_changed(entry, now);
+  shared_changed(entry, now);
 }
 
 void Core::nic_free(std::uint32_t nic, Clock::time_point now) {
@@ -331,6 +332,7 @@ void Core::node_rank_lost(Rank rank, Clock::time_point now) {
   }
   swaps_changed(cache::kNoEntry, now);
   withdrawn_changed(cache::kNoEntry, now);
+  shared_changed(cache::kNoEntry, now);
   for (LaneNumber lane = 0; lane < lanes_.size(); ++lane) pump(lane, now);
 }
 

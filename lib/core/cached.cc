@@ -173,6 +173,7 @@ void Core::deliver_cached(Transfer& transfer, Clock::time_point now) {
     want.source.path = transfer.moved_here ? CARDEA_PATH_NETWORK : CARDEA_PATH_CACHE;
     if (!of.spec.into_slots || !of.spec.wants_views) {
       make_ready(of, ref.want, now);
+      queue_gang(of, now);  // a prefetch's, which has waited for this
       continue;
     }
     want.cached = std::exchange(want.transfer, 0);  // and its pin

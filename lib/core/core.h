@@ -21,8 +21,8 @@
 //
 // On a stream, what comes over the network is ready before it has come, where its copy can be queued behind a gate
 // (gated.cc). GPUs of a node share out what they want of its host memory (shares.cc): a rank claims an expert, copies it up,
-// and offers its slot when the copy is done on the GPU; who else wants it waits for that, unless the claim fails, is overdue,
-// or its rank dies, and pulls it. What is behind a gate is never claimed, and is on offer when it is done.
+// and offers its slot when the copy is done on the GPU; who else wants it waits for that, unless the claim fails, is
+// overdue, or its rank dies, and pulls it. What is behind a gate is never claimed, and is on offer when it is done.
 //
 // Not thread-safe: one mutex outside guards it. Numbers handed out are never reused.
 #pragma once

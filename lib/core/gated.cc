@@ -110,7 +110,9 @@ bool Core::gate_front(Slab& slab, Clock::time_point now) {
     want.source.lane = *slab.copies;
     want.source.rails = 1;
     if (held != nullptr) {
-      if (join(*of, ref.want, transfers_.at(*held), now)) return true;
+      // Segments that it does not bring are still to come into what it is copied from.
+      Transfer& other = transfers_.at(*held);
+      if ((of->spec.segments & ~other.requested) == 0 && join(*of, ref.want, other, now)) return true;
       want.transfer = std::exchange(want.cached, 0);  // it waits until all of it is here
       origin->waiting.push_back(ref);
       continue;

@@ -296,8 +296,9 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
   Want& want = of.wants[index];
   const SegmentMask more = of.spec.segments & ~transfer.requested;
   if (more != 0 && transfer.source.path == CARDEA_PATH_CACHE) {
-    // Only what this want has waited for is known to be in the cache.
+    // Only what this want has waited for is known to be in the cache, or in the landing.
     if (want.cached == 0 && transfer.pulled_entry == cache::kNoEntry) return false;
+    if (want.cached != 0 && transfer.origin != 0 && transfer.origin != want.cached) return false;
     if (want.cached != 0 && transfer.origin == 0) {
       end_pulls(transfer);
       transfer.source.lane = want.source.lane;

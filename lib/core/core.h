@@ -277,20 +277,13 @@ class Core {
   struct WantRef;
   struct Choice;
   struct QueuedChunk;
+  struct View;
   struct Gate {
     TransferNumber origin = 0;  // is to be whole
     SlabNumber slab = 0;
     ExpertIndex expert = 0;
     bool started = false;  // the chunk was
     bool open = false;
-  };
-  struct View {
-    FetchNumber fetch = 0;
-    LayerNumber layer = 0;
-    ExpertIndex expert = 0;
-    Version version = 0;
-    TransferNumber transfer = 0;  // 0: nothing moved
-    void recycle() {}
   };
 
   LaneNumber queue_of(LaneNumber lane) const { return options_.side_by_side ? lane : 0; }

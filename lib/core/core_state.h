@@ -258,6 +258,15 @@ struct Core::QueuedChunk {
   void recycle() { *this = QueuedChunk{}; }
 };
 
+struct Core::View {
+  FetchNumber fetch = 0;
+  LayerNumber layer = 0;
+  ExpertIndex expert = 0;
+  Version version = 0;
+  TransferNumber transfer = 0;  // 0: nothing moved
+  void recycle() {}
+};
+
 struct Core::Choice {
   enum class Kind : std::uint8_t { kUse, kPark, kStale, kLost } kind = Kind::kLost;
   const SourceOption* source = nullptr;

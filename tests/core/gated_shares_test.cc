@@ -24,13 +24,13 @@ class GatedShares : public testing::Test {
     std::unique_ptr<cache::NodeCache> cache;
     std::unique_ptr<Core> core;
     LayerNumber layer = 0;
-    SlabNumber slab = 0;
+    SlabNumber slab = 0, other_slab = 0;
     std::vector<StartChunk> network, copies;  // under way
     std::vector<OpenGate> opened;
   };
 
-  /// Experts 0 and 1 come from the other node, 2 lies in host memory of this one.
-  GatedShares() {
+  /// Experts 0, 1 and 3 come from the other node, 2 lies in host memory of this one.
+  explicit GatedShares(std::uint64_t capacity = 16 << 10, std::uint32_t gates = 4) : memory_(capacity, kFirst) {
     for (Rank rank = 0; rank < 2; ++rank) {
       Gpu& gpu = gpus_[rank];
       cache::NodeCacheOptions cached;
@@ -38,18 +38,21 @@ class GatedShares : public testing::Test {
       cached.locals = 3;
       gpu.cache = std::make_unique<cache::NodeCache>(memory_.directory(), lock_, cached);
       CoreOptions options;
+      options.chunk_bytes = kFirst;
       options.swap.lane = kPull;
       options.swap.on_device = true;
       options.node_ranks = {0, 1, kHome};
       const LaneLimits whole{.chunks = 100, .chunk_bytes = 1 << 20};
-      gpu.core = std::make_unique<Core>(options, std::vector<LaneLimits>{{}, whole, whole, {.chunks = 1}}, gpu.cache.get());
+      gpu.core =
+          std::make_unique<Core>(options, std::vector<LaneLimits>{{}, whole, whole, {.chunks = 100}}, gpu.cache.get());
       gpu.layer = gpu.core->add_layer({7,
                                        Membership(rank, {0, 1, kFar, kHome}, {0, 0, 1, 0}),
                                        SegmentLayout::make({{"w13", kFirst, 8}, {"w2", kSecond, 8}}).value(),
                                        {1, 7}});
       const ExpertSources far{kFar, {{kFar, CARDEA_PATH_NETWORK, kNetwork}}};
-      gpu.core->set_sources(gpu.layer, {far, far, {kHome, {{kHome, CARDEA_PATH_NODE_MAPPED, 0}}}});
-      gpu.slab = gpu.core->add_slab(4, kUpload, {.gates = 4, .landings = 1});
+      gpu.core->set_sources(gpu.layer, {far, far, {kHome, {{kHome, CARDEA_PATH_NODE_MAPPED, 0}}}, far});
+      gpu.slab = gpu.core->add_slab(4, kUpload, {.gates = gates, .landings = 1});
+      gpu.other_slab = gpu.core->add_slab(4, kUpload, {.gates = 4, .landings = 1});
       gpu.core->cache_is_pinned();
       gpu.core->set_swap_peers(gpu.layer, gpu.slab, 0b11 & ~(1u << rank));
       for (const Rank source : {kFar, kHome})
@@ -66,7 +69,7 @@ class GatedShares : public testing::Test {
   FetchNumber submit(Rank rank, FetchSpec spec) {
     spec.layer = gpus_[rank].layer;
     spec.version = 1;
-    spec.slab = gpus_[rank].slab;
+    if (!spec.slab) spec.slab = gpus_[rank].slab;
     spec.into_slots = true;
     const Result<FetchNumber> made = gpus_[rank].core->fetch(spec, now_);
     EXPECT_TRUE(made.ok()) << made.status().message();
@@ -84,7 +87,7 @@ class GatedShares : public testing::Test {
               gpu.network.push_back(*start);
             } else {
               gpu.copies.push_back(*start);
-              gpu.core->chunk_queued(start->chunk, now_);
+              if (queues_) gpu.core->chunk_queued(start->chunk, now_);
             }
           } else if (const auto* open = std::get_if<OpenGate>(&action)) {
             gpu.opened.push_back(*open);
@@ -97,11 +100,17 @@ class GatedShares : public testing::Test {
       }
     }
   }
-  void arrive(Rank rank, const Status& status = {}) {
-    ASSERT_FALSE(gpus_[rank].network.empty());
-    const StartChunk chunk = gpus_[rank].network.front();
-    gpus_[rank].network.erase(gpus_[rank].network.begin());
-    gpus_[rank].core->chunk_done(chunk.chunk, status, now_);
+  void arrive(Rank rank) {
+    arrive_if(rank, [](const StartChunk&) { return true; });
+  }
+  template <typename Which>
+  void arrive_if(Rank rank, Which which) {
+    auto& network = gpus_[rank].network;
+    const auto found = std::find_if(network.begin(), network.end(), which);
+    ASSERT_NE(found, network.end());
+    const StartChunk chunk = *found;
+    network.erase(found);
+    gpus_[rank].core->chunk_done(chunk.chunk, {}, now_);
     look();
   }
   void arrive_all(Rank rank) {
@@ -117,9 +126,10 @@ class GatedShares : public testing::Test {
   }
   std::uint32_t ready(Rank rank, FetchNumber fetch) { return gpus_[rank].core->counts(fetch).ready; }
 
-  cache::PlainMemory memory_{16 << 10, kFirst};
+  cache::PlainMemory memory_;
   cache::NoLock lock_;
   std::array<Gpu, 2> gpus_;
+  bool queues_ = true;  // copies as they are ordered
   Clock::time_point now_{std::chrono::seconds(100)};
 };
 
@@ -213,6 +223,44 @@ TEST_F(GatedShares, APrefetchOfAGangGoesOnWhenItsExpertsOfTheNetworkAreHere) {
   ASSERT_EQ(gpus_[0].copies.size(), 1u);
   EXPECT_EQ(copied(0).expert, 2u);
   EXPECT_EQ(gpus_[0].core->counts(gang).delivered, 2u);
+}
+
+/// Room for two experts in the node cache, and one gate at a time.
+class CrowdedGatedShares : public GatedShares {
+ protected:
+  CrowdedGatedShares() : GatedShares(8 << 10, 1) {}
+};
+
+TEST_F(CrowdedGatedShares, ASlotCopiedOutOfTheNodeCacheIsNotCompletedOutOfItWhenTheRestLandsElsewhere) {
+  fetch(0, {1});  // takes the slab's only gate
+  const FetchNumber pinning = fetch(1, {3});
+  FetchSpec beside;
+  beside.experts = {0};
+  beside.segments = 3;
+  beside.on_stream = true;
+  beside.slab = gpus_[0].other_slab;
+  submit(0, beside);                      // the node cache is full: it lands beside it
+  const FetchNumber all = fetch(0, {0});  // waits for what lands there
+  const auto lands = [](const StartChunk& chunk) { return static_cast<bool>(chunk.lands); };
+  ASSERT_EQ(std::count_if(gpus_[0].network.begin(), gpus_[0].network.end(), lands), 2);
+  // Then there is room, and one segment comes through the cache into a slot, whose copy is not queued yet.
+  arrive_all(1);
+  copied(1);
+  for (const Delivery& view : gpus_[1].core->take(pinning, 1)) EXPECT_TRUE(gpus_[1].core->release(view.view, now_).ok());
+  look();
+  queues_ = false;
+  fetch(0, {0}, 2);
+  arrive_if(0, [](const StartChunk& chunk) { return chunk.expert == 0 && chunk.into != cache::kNoEntry; });
+  const StartChunk part = gpus_[0].copies.back();
+  ASSERT_TRUE(part.expert == 0 && part.from != cache::kNoEntry && part.range.bytes == kSecond);
+  const std::size_t before = gpus_[0].copies.size();
+  arrive_if(0, lands);
+  arrive_if(0, lands);
+  ASSERT_EQ(gpus_[0].copies.size(), before + 1);
+  const StartChunk rest = gpus_[0].copies.back();
+  EXPECT_TRUE(rest.landed) << "it was copied out of the node cache, where it is not";
+  EXPECT_EQ(rest.range.bytes, kFirst + kSecond);
+  EXPECT_EQ(gpus_[0].core->counts(all).failed, 0u);
 }
 
 }  // namespace

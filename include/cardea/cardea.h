@@ -397,11 +397,12 @@ CARDEA_API cardea_status_t cardea_memory_free(cardea_memory_t memory) CARDEA_NOE
 
 /*
  * Waits until no other rank maps any of these `bytes` bytes of this rank's device memory. Frameworks call it between
- * cardea_layer_destroy (and cardea_memory_free, for memory that was registered) and cudaFree: what an allocator does with
- * memory that another rank still maps, that rank reads. The others let go when they, too, have destroyed their layers in it.
- * A rank that died or left counts as having let go. OK at once for memory that nobody was offered, such as host memory.
- * Errors: BUSY (layers of this rank lie in it, or a cardea_memory_t does, and others may map it), IN_PROGRESS (timeout 0) and
- * TIMEOUT (both name a rank that has not let go), INVALID_ARGUMENT.
+ * cardea_layer_destroy (and cardea_slab_destroy, and cardea_memory_free, for memory that was registered) and cudaFree: what
+ * an allocator does with memory that another rank still maps, that rank reads. The others let go when they, too, have
+ * destroyed their layers in it. A rank that died or left counts as having let go. OK at once for memory that nobody was
+ * offered, such as host memory.
+ * Errors: BUSY (layers or slabs of this rank lie in it, or a cardea_memory_t does, and others may map it), IN_PROGRESS
+ * (timeout 0) and TIMEOUT (both name a rank that has not let go), INVALID_ARGUMENT.
  */
 CARDEA_API cardea_status_t cardea_memory_wait_unmapped(cardea_context_t context, const void *address, uint64_t bytes, uint64_t timeout) CARDEA_NOEXCEPT;
 

@@ -170,7 +170,8 @@ cardea_status_t cardea_slab_create(cardea_context_t context, const cardea_slab_d
     Context& in = **found;
     engine::SlabMemory memory;
     if (number_of(given->kind) == CARDEA_MEMORY_CUDA) {
-      Result<engine::SlabMemory> on_device = in.runtime().slab_memory(*layout, given->num_slots, places);
+      Result<engine::SlabMemory> on_device =
+          in.runtime().slab_memory(*layout, given->num_slots, given->first_slot + given->num_slots, places);
       if (!on_device.ok()) return on_device.status();
       memory = std::move(*on_device);
     } else if (places.empty()) {
@@ -179,11 +180,18 @@ cardea_status_t cardea_slab_create(cardea_context_t context, const cardea_slab_d
       if (!landing.ok()) return landing.status();
       memory.landing = std::move(*landing);
     }
+    const std::vector<engine::RegionNumber> regions = memory.found;
     const auto held = in.lock();
-    if (!in.aborted().ok()) return in.aborted();  // while the memory was made
+    if (!in.aborted().ok()) {  // while the memory was made
+      in.runtime().drop_unused(regions);
+      return in.aborted();
+    }
     Result<std::shared_ptr<engine::SlabRecord>> made =
         in.runtime().create_slab(std::move(*layout), given->num_slots, given->first_slot, places, std::move(memory));
-    if (!made.ok()) return made.status();
+    if (!made.ok()) {
+      in.runtime().drop_unused(regions);
+      return made.status();
+    }
     slab->id = make_handle(in.number(), Kind::kSlab, in.slabs.add({std::move(*made)}));
     return {};
   });

@@ -47,7 +47,7 @@ std::uint64_t layout_hash() {
   for (const std::uint64_t value :
        {sizeof(Header), sizeof(Entry), sizeof(Nic), offsetof(Header, lock), offsetof(Header, tick), offsetof(Header, nics),
         offsetof(Entry, group), offsetof(Entry, version), offsetof(Entry, first_block), offsetof(Entry, pins),
-        offsetof(Entry, last_used), offsetof(Entry, pullers), offsetof(Entry, places)}) {
+        offsetof(Entry, last_used), offsetof(Entry, pullers), offsetof(Entry, places), offsetof(Entry, claim)}) {
     hash = (hash ^ value) * 0x100000001b3;
   }
   return hash;
@@ -228,6 +228,11 @@ void Directory::insert(EntryIndex index) {
   entries_[index].state.store(Entry::kLive);
   link(index);
   occupy(*made);
+}
+
+void Directory::insert_in_slots(EntryIndex index) {
+  entries_[index].state.store(Entry::kInSlots);
+  link(index);
 }
 
 void Directory::let_payload_go(EntryIndex index) {

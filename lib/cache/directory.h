@@ -31,6 +31,12 @@
 //
 //   place:  nobody ──offered (CAS)──► in that rank's slot ──withdrawn, before the slot is reused──► nobody
 //
+// What lies in host memory of the node in any case, be it the payload or a rank's own weights, a rank may copy into a slot
+// for all of them: it *claims* the copying, and offers the slot when it is done. Who wants the same waits for that, unless
+// the claim is overdue. An entry in slots may have no place yet, but such a claim.
+//
+//   claim:  nobody ──CAS──► copied by a rank, since a time ──offered, or failed──► nobody
+//
 // A puller first sets its bit among the entry's pullers, then looks at the word (chunk's or place) again; an owner first
 // withdraws, then waits until no bit is set. So a slot is never reused under a puller. And a puller has pinned the entry, so
 // the entry is none other meanwhile.
@@ -105,6 +111,7 @@ struct Entry {
   std::atomic<std::uint64_t> wanted;           // by local rank: wants it in a slot
   std::atomic<std::uint64_t> pullers;          // by local rank: pulls some of it out of another rank's slot
   std::atomic<std::uint64_t> places[kPlaces];  // in_slot_word of ranks that have all of it; else 0
+  std::atomic<std::uint64_t> claim;            // copy_claim_word of the rank that copies all of it into a slot; else 0
 };
 
 /// Bytes on the way through one NIC of the node.
@@ -169,6 +176,8 @@ class Directory {
   std::uint32_t free_run(std::uint32_t count, std::uint32_t from = 0) const;
   /// Makes an entry live whose fields have been filled in.
   void insert(EntryIndex index);
+  /// The same without a payload.
+  void insert_in_slots(EntryIndex index);
   void erase(EntryIndex index);
   /// A live entry lies in slots from now on, and its blocks are free.
   void let_payload_go(EntryIndex index);

@@ -173,6 +173,7 @@ std::optional<EntryIndex> NodeCache::make(const Key& key, std::uint32_t blocks, 
   entry.pullers.store(0);
   entry.read.store(0);
   for (std::atomic<std::uint64_t>& place : entry.places) place.store(0);
+  entry.claim.store(0);
   for (std::uint32_t i = 0; i < chunks; ++i) directory_.chunk_word(*block, i).store(0);
   step(Step::kEntryFilledIn);
   directory_.insert(index);
@@ -463,6 +464,8 @@ void NodeCache::take_back(std::uint32_t local) {
       if (copy_state_of(is) != CopyState::kInSlot || copy_holder_of(is) != local) continue;
       if (place.compare_exchange_strong(is, 0) && state == Entry::kInSlots && !Directory::placed(entry)) ++counters_.gone;
     }
+    if (std::uint64_t is = entry.claim.load(); copy_state_of(is) == CopyState::kClaimed && copy_holder_of(is) == local)
+      entry.claim.compare_exchange_strong(is, 0);
     const auto held = directory_.extent(entry);
     for (std::uint32_t chunk = 0; state == Entry::kLive && held && chunk < held->chunks; ++chunk) {
       std::atomic<std::uint64_t>& at = directory_.chunk_word(held->first_block, chunk);

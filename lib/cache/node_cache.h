@@ -46,6 +46,9 @@ enum class Step : std::uint8_t {
   kPullBegun,
   kPullEnded,
   kWithdrawn,
+  kIndexMade,  // acquire_index: an entry without a payload is there and pinned; the lock still held
+  kWholeClaimed,
+  kWholeClaimEnded,
   kCount
 };
 
@@ -181,6 +184,16 @@ class NodeCache {
   }
   /// Like start_pull of a chunk, of all of it, from one of `pullable`: the one from local rank `after` on, round.
   std::optional<SlotCopy> start_pull(EntryIndex entry, LocalMask pullable, std::uint32_t after);
+
+  // ---- shares.cc: entries that one rank copies out of host memory into a slot, for others to pull
+  /// Pins the key's entry, made without a payload if there is none; its payload and its chunks are not this rank's business
+  /// then. Nothing where the lock is not to be had, or no entry.
+  std::optional<EntryIndex> acquire_index(const Key& key);
+  /// Of a pinned entry that nobody copies, or whose copying is overdue.
+  bool try_claim_whole(EntryIndex entry, Clock::time_point now);
+  void end_claim_whole(EntryIndex entry);
+  /// Another rank's claim that is not overdue.
+  std::optional<Claim> whole_claim(EntryIndex entry, Clock::time_point now) const;
 
   // ---- whom to tell
   /// Raises the entry's class; `reads`: a demand.

@@ -173,6 +173,7 @@ void Core::deliver_cached(Transfer& transfer, Clock::time_point now) {
     want.source.path = transfer.moved_here ? CARDEA_PATH_NETWORK : CARDEA_PATH_CACHE;
     if (!of.spec.into_slots || !of.spec.wants_views) {
       make_ready(of, ref.want, now);
+      queue_gang(of, now);  // a prefetch's, which has waited for this
       continue;
     }
     want.cached = std::exchange(want.transfer, 0);  // and its pin
@@ -312,6 +313,7 @@ void Core::entry_changed(cache::EntryIndex entry, Clock::time_point now) {
   if (const auto found = by_entry_.find(entry); found != by_entry_.end()) refresh(transfers_.at(found->second), now);
   swaps_changed(entry, now);
   withdrawn_changed(entry, now);
+  shared_changed(entry, now);
 }
 
 void Core::nic_free(std::uint32_t nic, Clock::time_point now) {
@@ -331,6 +333,7 @@ void Core::node_rank_lost(Rank rank, Clock::time_point now) {
   }
   swaps_changed(cache::kNoEntry, now);
   withdrawn_changed(cache::kNoEntry, now);
+  shared_changed(cache::kNoEntry, now);
   for (LaneNumber lane = 0; lane < lanes_.size(); ++lane) pump(lane, now);
 }
 

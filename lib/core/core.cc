@@ -118,6 +118,11 @@ Status Core::remove_layer(LayerNumber number) {
   return {};
 }
 
+void Core::set_swap_peers(LayerNumber number, SlabNumber slab, cache::LocalMask peers) {
+  layer(number).swap_slab = slab;
+  layer(number).swap_peers = peers;
+}
+
 SlabNumber Core::add_slab(std::uint32_t slots, std::optional<LaneNumber> copies, GateLimits gates) {
   const SlabNumber number = next_slab_++;
   auto added = std::make_unique<Slab>(Slab{number, Slots(slots), std::vector<TransferNumber>(slots, 0)});
@@ -696,7 +701,9 @@ void Core::time_passed(Clock::time_point now) {
   while (!rechecks_.empty() && rechecks_.begin()->first <= now) {
     Transfer& transfer = transfers_.at(rechecks_.begin()->second);
     set_recheck(transfer, std::nullopt);
-    if (transfer.withdrawn) {
+    if (transfer.shared_entry != cache::kNoEntry || (transfer.leaving && transfer.kept)) {
+      go_on_shared(transfer, now);
+    } else if (transfer.withdrawn) {
       go_on_withdrawn(transfer, now);
     } else if (transfer.swaps) {
       go_on_swap(transfer, now);

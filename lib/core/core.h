@@ -20,7 +20,9 @@
 // when the cache has needed its room. Without room in the cache, or without its lock, a rank fetches into a slot of its own.
 //
 // On a stream, what comes over the network is ready before it has come, where its copy can be queued behind a gate
-// (gated.cc).
+// (gated.cc). GPUs of a node share out what they want of its host memory (shares.cc): a rank claims an expert, copies it up,
+// and offers its slot when the copy is done on the GPU; who else wants it waits for that, unless the claim fails, is
+// overdue, or its rank dies, and pulls it. What is behind a gate is never claimed, and is on offer when it is done.
 //
 // Not thread-safe: one mutex outside guards it. Numbers handed out are never reused.
 #pragma once
@@ -163,6 +165,9 @@ class Core {
   SlabNumber add_slab(std::uint32_t slots, std::optional<LaneNumber> copies = {}, GateLimits gates = {});
   /// The GPU may read the node cache by itself: copies out of entries that are still being filled may be gated.
   void cache_is_pinned() { cache_pinned_ = true; }
+  /// With SwapOptions::on_device: ranks, by local number in the node cache, that have this slab mapped and whose slab for
+  /// the layer is mapped here. Without a call there are none.
+  void set_swap_peers(LayerNumber layer, SlabNumber slab, cache::LocalMask peers);
   /// BUSY while any of its slots is in use.
   Status remove_slab(SlabNumber slab);
   std::uint32_t slots(SlabNumber slab) const;
@@ -272,20 +277,13 @@ class Core {
   struct WantRef;
   struct Choice;
   struct QueuedChunk;
+  struct View;
   struct Gate {
     TransferNumber origin = 0;  // is to be whole
     SlabNumber slab = 0;
     ExpertIndex expert = 0;
     bool started = false;  // the chunk was
     bool open = false;
-  };
-  struct View {
-    FetchNumber fetch = 0;
-    LayerNumber layer = 0;
-    ExpertIndex expert = 0;
-    Version version = 0;
-    TransferNumber transfer = 0;  // 0: nothing moved
-    void recycle() {}
   };
 
   LaneNumber queue_of(LaneNumber lane) const { return options_.side_by_side ? lane : 0; }
@@ -382,6 +380,8 @@ class Core {
   void pull_elsewhere(Transfer& transfer, const Status& why, Clock::time_point now);
   void pull_complete(Transfer& transfer);
   void end_pulls(Transfer& transfer);
+  void end_pull(cache::EntryIndex entry, const cache::SlotCopy& from, const Layer& layer, Version version);
+  cache::LocalMask living_peers(const Layer& layer) const;
   bool keep_offer(Transfer& transfer, cache::EntryIndex entry);
   bool withdraw_offer(Transfer& transfer, Clock::time_point now);
   void drop_kept_offers(const Layer& layer, Version up_to, Clock::time_point now);
@@ -405,10 +405,24 @@ class Core {
   void open_gates(Transfer& origin, const Status& why, Clock::time_point now);
   void open_gate(ChunkNumber token, const Status& why, Clock::time_point now);
   void close_gate(ChunkNumber token, Clock::time_point now);
+  void offer_gated(Transfer& transfer, TransferNumber origin);
   void fail_ready(Fetch& fetch, TransferNumber transfer, const Status& why, Clock::time_point now);
   void give_up_gated(Fetch& fetch, const Status& why, Clock::time_point now);
   void leave_gate(const Fetch& fetch, TransferNumber transfer, Clock::time_point now);
   void open_all_gates(const Status& why, Clock::time_point now);
+
+  // shares.cc: experts that one rank copies out of the node's host memory into a slot on the device, for others to pull
+  enum class Turn : std::uint8_t { kGo, kLater, kNotNow };
+  void share(Transfer& transfer, const Fetch& fetch, const Want& want);
+  Turn take_turn(Transfer& transfer, Clock::time_point now);
+  bool pull_shared(Transfer& transfer, Clock::time_point now);
+  void share_done(Transfer& transfer, Clock::time_point now);
+  void end_share(Transfer& transfer);
+  void stop_waiting(cache::EntryIndex entry);
+  bool may_leave(Transfer& transfer, Clock::time_point now);
+  void go_on_shared(Transfer& transfer, Clock::time_point now);
+  void shared_changed(cache::EntryIndex entry, Clock::time_point now);
+  cache::LocalMask swap_peers(const Layer& layer) const;
 
   // cached.cc: transfers into the node cache
   void plan_cache(Layer& layer) const;
@@ -455,6 +469,9 @@ class Core {
   std::uint32_t last_pulled_ = 0;                                     // from whom, by local number
   std::set<std::pair<LayerNumber, TransferNumber>> kept_offers_;      // complete, for ranks that come to it later
   std::set<std::pair<cache::EntryIndex, TransferNumber>> withdrawn_;  // offers that somebody may still pull from
+  std::set<std::pair<cache::EntryIndex, TransferNumber>> shared_;     // that others may copy, or wait for
+  std::uint32_t claims_ = 0;         // whole experts that this rank copies for all, not done
+  std::uint64_t claimed_bytes_ = 0;  // of them
   struct HeldLane {
     std::optional<Clock::time_point> recheck;  // some class of it is held back for other ranks of the node
     std::uint64_t chunks_then = 0;             // that the NIC had carried when it began to wait

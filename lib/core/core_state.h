@@ -98,6 +98,8 @@ struct Core::Layer {
   bool cacheable = false;                 // what comes over the network goes through the node cache
   std::vector<ChunkRange> cache_ranges;   // chunks of an entry of it
   std::optional<Version> retired;         // dropped from the node cache up to here
+  cache::LocalMask swap_peers = 0;        // set_swap_peers
+  SlabNumber swap_slab = 0;
 
   bool finished(Version version) const {
     const auto done = versions.finished();
@@ -183,6 +185,10 @@ struct Core::Transfer {
   // out of slots of ranks that have all of it (placed.cc)
   cache::EntryIndex pulled_entry = cache::kNoEntry;  // pinned for that
   cache::SlotCopy pulled_from;                       // from there, once it has begun
+  // out of host memory into a slot on the device, once for all (shares.cc)
+  cache::EntryIndex shared_entry = cache::kNoEntry;  // pinned for that: in shared_
+  bool claims = false;                               // this rank copies it
+  Clock::time_point leaves_at{};                     // while leaving: not before others have had the time to pull it
   // all of it is here, for others to pull
   cache::Offer offer;
   bool kept = false;       // on offer: in kept_offers_
@@ -243,9 +249,22 @@ struct Core::QueuedChunk {
   Class urgency = Class::kDemand;
   telemetry::Chunk facts;  // for the recorder
   Clock::time_point started{};
-  TransferNumber origin = 0;         // in the node cache, which must stay until it is done
+  TransferNumber origin = 0;                         // in the node cache, which must stay until it is done
+  cache::EntryIndex pulled_entry = cache::kNoEntry;  // Transfer's, which must stay until it is done
+  cache::SlotCopy pulled_from;
+  std::uint64_t claimed_bytes = 0;  // if it is a claim
+  Version version = 0;
   std::vector<FetchNumber> fetches;  // with ready wants that depend on it
   void recycle() { *this = QueuedChunk{}; }
+};
+
+struct Core::View {
+  FetchNumber fetch = 0;
+  LayerNumber layer = 0;
+  ExpertIndex expert = 0;
+  Version version = 0;
+  TransferNumber transfer = 0;  // 0: nothing moved
+  void recycle() {}
 };
 
 struct Core::Choice {

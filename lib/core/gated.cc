@@ -10,6 +10,11 @@
 //
 // A slot whose gate is shut is not given to anybody else: what came into it would wait on the GPU as long, and so would
 // whatever is queued behind that. So there are at most as many gates as slots.
+//
+// Where GPUs of the node share out what they copy up (shares.cc), a copy behind a gate is its rank's alone: nobody claims it
+// for the others, and nobody waits for it, for its turn on the GPU may depend on gates before it, of other sources. Who
+// finds its bytes in host memory meanwhile claims and copies them as ever. When the copy is done, and not before, its slot
+// is on offer like any other (placed.cc); what a gate has brought no weights into never is.
 #include <algorithm>
 
 #include "lib/core/core.h"
@@ -105,7 +110,9 @@ bool Core::gate_front(Slab& slab, Clock::time_point now) {
     want.source.lane = *slab.copies;
     want.source.rails = 1;
     if (held != nullptr) {
-      if (join(*of, ref.want, transfers_.at(*held), now)) return true;
+      // Segments that it does not bring are still to come into what it is copied from.
+      Transfer& other = transfers_.at(*held);
+      if ((of->spec.segments & ~other.requested) == 0 && join(*of, ref.want, other, now)) return true;
       want.transfer = std::exchange(want.cached, 0);  // it waits until all of it is here
       origin->waiting.push_back(ref);
       continue;
@@ -176,6 +183,22 @@ void Core::close_gate(ChunkNumber token, Clock::time_point now) {
   gates_.erase(found);
   --slab.gates;
   feed(slab, now);
+}
+
+/// The copy behind its gate is done: others of the node may pull it. `origin` is what it was copied from.
+void Core::offer_gated(Transfer& transfer, TransferNumber origin) {
+  const Layer& in = layer(transfer.layer);
+  if (!options_.swap.on_device || !may_pull(*slabs_.at(transfer.slab), in)) return;
+  const Transfer* const from = transfers_.find(origin);
+  if (from != nullptr && from->cached()) {
+    keep_offer(transfer, from->entry);
+    return;
+  }
+  // Out of a landing: the node cache may know nothing of it.
+  const auto entry = cache_->acquire_index({in.key, transfer.expert, transfer.version});
+  if (!entry) return;
+  keep_offer(transfer, *entry);
+  cache_->release(*entry, in.retired && transfer.version <= *in.retired);
 }
 
 /// What is ready, and not delivered, turns out to have failed.

@@ -23,16 +23,32 @@ constexpr Nanoseconds kLookAgain = std::chrono::milliseconds(5);
 }  // namespace
 
 bool Core::may_pull(const Slab& slab, const Layer& of) const {
-  if (options_.swap.peers == 0 || !options_.side_by_side || !of.cacheable) return false;
-  // Copies that are queued on a stream are not in the slot yet when they are told to be under way.
-  return !slab.copies;
+  if (swap_peers(of) == 0 || !options_.side_by_side || !of.cacheable) return false;
+  return options_.swap.on_device ? slab.copies && slab.number == of.swap_slab : !slab.copies;
+}
+
+cache::LocalMask Core::swap_peers(const Layer& of) const {
+  return options_.swap.on_device ? of.swap_peers : options_.swap.peers;
+}
+
+cache::LocalMask Core::living_peers(const Layer& of) const {
+  cache::LocalMask living = 0;
+  for (std::uint64_t left = swap_peers(of); left != 0; left &= left - 1) {
+    const auto local = static_cast<std::uint32_t>(std::countr_zero(left));
+    if (local != cache_->local() && local < options_.node_ranks.size() && !lost_.contains(options_.node_ranks[local]))
+      living |= std::uint64_t{1} << local;
+  }
+  return living;
 }
 
 /// From whose slots the want could be pulled; a prefetch needs not be, but lies well there.
 cache::LocalMask Core::pullable(const Fetch& of, const Want& want) const {
   if (want.not_pulled || !of.spec.into_slots || !of.spec.slab) return 0;
-  if (!may_pull(*slabs_.at(*of.spec.slab), layer(of.spec.layer))) return 0;
-  return pullable_by({});
+  const Layer& in = layer(of.spec.layer);
+  if (!may_pull(*slabs_.at(*of.spec.slab), in)) return 0;
+  // The device's copy engine takes an expert in one.
+  if (options_.swap.on_device && of.spec.segments != in.layout.all()) return 0;
+  return living_peers(in);
 }
 
 void Core::take_from_slots(Fetch& of, std::size_t index, Clock::time_point now) {
@@ -100,11 +116,13 @@ void Core::pull_complete(Transfer& transfer) {
 void Core::end_pulls(Transfer& transfer) {
   const cache::EntryIndex entry = std::exchange(transfer.pulled_entry, cache::kNoEntry);
   if (entry == cache::kNoEntry) return;
-  const cache::SlotCopy from = std::exchange(transfer.pulled_from, {});
+  end_pull(entry, std::exchange(transfer.pulled_from, {}), layer(transfer.layer), transfer.version);
+}
+
+void Core::end_pull(cache::EntryIndex entry, const cache::SlotCopy& from, const Layer& of, Version version) {
   if (from.state == cache::CopyState::kInSlot && cache_->end_pull(entry))
     tell_node(cache_->waiters(entry) | std::uint64_t{1} << from.local, entry, kNoNic);
-  const Layer& of = layer(transfer.layer);
-  cache_->release(entry, of.retired && transfer.version <= *of.retired);
+  cache_->release(entry, of.retired && version <= *of.retired);
 }
 
 /// A rank that has fallen behind the others of its node would have to copy alone what they copied together, and fall behind
@@ -126,8 +144,12 @@ bool Core::withdraw_offer(Transfer& transfer, Clock::time_point now) {
   if (std::exchange(transfer.kept, false)) {
     kept_offers_.erase({transfer.layer, transfer.number});
     const auto [pulled, wanting] = cache_->withdraw(transfer.offer);
-    tell_node(wanting & options_.swap.peers, transfer.offer.entry, kNoNic);
-    if (!pulled) return true;
+    tell_node(wanting & swap_peers(layer(transfer.layer)), transfer.offer.entry, kNoNic);
+    if (!pulled) {
+      set_recheck(transfer, std::nullopt);
+      withdrawn_.erase({transfer.offer.entry, transfer.number});
+      return true;
+    }
     transfer.withdrawn = true;
     withdrawn_.emplace(transfer.offer.entry, transfer.number);
   }
@@ -148,6 +170,11 @@ void Core::drop_kept_offers(const Layer& of, Version up_to, Clock::time_point no
   }
   for (const TransferNumber number : over) {
     Transfer& transfer = transfers_.at(number);
+    if (transfer.leaving) {  // it has stayed for those who wait for it: who else has not finished the version
+      transfer.leaves_at = now;
+      go_on_shared(transfer, now);
+      continue;
+    }
     if (!withdraw_offer(transfer, now) || !transfer.spare) continue;
     Slab& slab = *slabs_.at(transfer.slab);
     drop_spare(slab, transfer.slot, now);
@@ -165,7 +192,13 @@ void Core::withdrawn_changed(cache::EntryIndex entry, Clock::time_point now) {
     if (entry == cache::kNoEntry || of == entry) changed.push_back(number);
   }
   for (const TransferNumber number : changed) {
-    if (Transfer* const found = transfers_.find(number); found != nullptr && found->withdrawn) go_on_withdrawn(*found, now);
+    Transfer* const found = transfers_.find(number);
+    if (found == nullptr) continue;
+    if (found->withdrawn) {
+      go_on_withdrawn(*found, now);
+    } else if (found->leaving) {
+      go_on_shared(*found, now);
+    }
   }
 }
 

@@ -6,7 +6,6 @@
 #include "lib/core/split.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "lib/core/core.h"
 #include "lib/core/core_state.h"
@@ -19,7 +18,7 @@ constexpr Nanoseconds kLookAgain = std::chrono::milliseconds(5);
 }  // namespace
 
 bool Core::may_swap(const Slab& slab, const Layer& of) const {
-  if (!may_pull(slab, of)) return false;
+  if (options_.swap.on_device || !may_pull(slab, of)) return false;
   const std::uint64_t of_lane = lanes_[options_.copy_lane].limits().chunk_bytes;
   return (of_lane != 0 ? of_lane : options_.chunk_bytes) == cache_->chunk_bytes();
 }
@@ -34,17 +33,11 @@ bool Core::begin_swap(Transfer& transfer) {
 }
 
 bool Core::can_pull_from(const Transfer& transfer, std::uint32_t local) const {
-  return (options_.swap.peers & ~transfer.avoided) >> local & 1 && local != cache_->local() &&
-         local < options_.node_ranks.size() && !lost_.contains(options_.node_ranks[local]);
+  return local < cache::kMaxLocalRanks && (pullable_by(transfer) >> local & 1) != 0;
 }
 
 cache::LocalMask Core::pullable_by(const Transfer& transfer) const {
-  cache::LocalMask from = 0;
-  for (std::uint64_t left = options_.swap.peers; left != 0; left &= left - 1) {
-    const auto local = static_cast<std::uint32_t>(std::countr_zero(left));
-    if (can_pull_from(transfer, local)) from |= std::uint64_t{1} << local;
-  }
-  return from;
+  return living_peers(layer(transfer.layer)) & ~transfer.avoided;
 }
 
 std::optional<std::size_t> Core::next_copy(Transfer& transfer, bool own_share, Clock::time_point now) {

@@ -21,6 +21,9 @@ struct SwapOptions {
   std::uint64_t peers = 0;
   std::uint32_t lane = 2;                // on which it pulls
   std::vector<std::uint32_t> uplink_of;  // by local number: the shared PCIe uplink that its copies take; empty: each its own
+  /// Slots are those that keep the order by themselves (Core::add_slab), and parts are whole experts (shares.cc): `peers` is
+  /// 0, and each layer names its own (Core::set_swap_peers).
+  bool on_device = false;
 };
 
 /// The chunks of an expert that one rank copies: `first`, `first` + `step`, …; none where `step` is 0. Neighbouring chunks

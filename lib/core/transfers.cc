@@ -105,7 +105,9 @@ bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point
   if (!make_room(slab, 1, of.spec.urgency, now)) return false;
   if (want.in_slots) return pull_from_slots(slab, of, index, now);
   if (layer(of.spec.layer).cacheable && want.source.path == CARDEA_PATH_NETWORK) ++counters_.cache_bypassed;
-  return join(of, index, open_transfer(slab, of, want), now);
+  Transfer& opened = open_transfer(slab, of, want);
+  share(opened, of, want);
+  return join(of, index, opened, now);
 }
 
 bool Core::feed_gang(Slab& slab, Fetch& of, Clock::time_point now) {
@@ -189,7 +191,7 @@ void Core::count_waste(const Transfer& transfer) {
 
 /// Nobody here needs the slot any more.
 void Core::vacate(Transfer& transfer, Clock::time_point now) {
-  if (!take_offer_back(transfer, now)) {
+  if (!may_leave(transfer, now) || !take_offer_back(transfer, now)) {
     transfer.leaving = true;  // until other ranks have pulled what they began to
     return;
   }
@@ -294,8 +296,9 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
   Want& want = of.wants[index];
   const SegmentMask more = of.spec.segments & ~transfer.requested;
   if (more != 0 && transfer.source.path == CARDEA_PATH_CACHE) {
-    // Only what this want has waited for is known to be in the cache.
+    // Only what this want has waited for is known to be in the cache, or in the landing.
     if (want.cached == 0 && transfer.pulled_entry == cache::kNoEntry) return false;
+    if (want.cached != 0 && transfer.origin != 0 && transfer.origin != want.cached) return false;
     if (want.cached != 0 && transfer.origin == 0) {
       end_pulls(transfer);
       transfer.source.lane = want.source.lane;
@@ -566,6 +569,11 @@ void Core::pump(LaneNumber lane_number, Clock::time_point now) {
       }
       continue;
     }
+    if (transfer.shared_entry != cache::kNoEntry) {
+      const Turn turn = take_turn(transfer, now);
+      if (turn == Turn::kNotNow) break;
+      if (turn == Turn::kLater) continue;
+    }
     if (transfer.pulled_entry != cache::kNoEntry && !begin_pull(transfer, now)) continue;
     const std::size_t index = transfer.next_chunk++;
     if (transfer.next_chunk == transfer.chunks.size()) take_off(transfer);
@@ -603,7 +611,10 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
     action.from = origin.entry;
     if (!origin.cached()) action.landed = {origin.slab, origin.landing};
   }
-  if (transfer.pulled_entry != cache::kNoEntry) action.from = transfer.pulled_entry;
+  if (transfer.pulled_entry != cache::kNoEntry) {
+    action.from = transfer.pulled_entry;
+    action.landed = {};
+  }
   const auto gate = transfer.gated ? gates_.find(action.chunk) : gates_.end();
   if (gate != gates_.end()) action.gated = gate->second.started = true;
   const cache::SlotCopy& pulled = transfer.pulled_entry != cache::kNoEntry ? transfer.pulled_from : chunk.pulled;
@@ -649,6 +660,10 @@ void Core::chunk_queued(ChunkNumber token, Clock::time_point now) {
   queued.started = chunk.started;
   if (options_.recorder != nullptr) queued.facts = facts_of(transfer, Transfer::chunk_of(token));
   if (transfer.origin != 0) ++transfers_.at(transfer.origin).pins;
+  queued.version = transfer.version;
+  queued.pulled_entry = std::exchange(transfer.pulled_entry, cache::kNoEntry);
+  queued.pulled_from = std::exchange(transfer.pulled_from, {});
+  if (transfer.claims) queued.claimed_bytes = chunk.range.bytes;
   for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
     if (chunk.range.segments >> i & 1) ++transfer.coming[i];
   }
@@ -677,6 +692,10 @@ bool Core::queued_chunk_done(ChunkNumber token, const Status& status, Clock::tim
   lanes_[queue_of(queued.lane)].finished(queued.urgency);
   --chunks_in_flight_;
   --slabs_.at(queued.slab)->under_way;
+  if (queued.claimed_bytes != 0) {
+    --claims_;
+    claimed_bytes_ -= queued.claimed_bytes;
+  }
   if (Transfer* const transfer = transfers_.find(Transfer::transfer_of(token)); transfer != nullptr) {
     Transfer::Chunk& chunk = transfer->chunks[Transfer::chunk_of(token)];
     for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
@@ -688,9 +707,18 @@ bool Core::queued_chunk_done(ChunkNumber token, const Status& status, Clock::tim
       abandon(*transfer, status, now);
     } else if (!transfer->abandoned) {
       transfer->arrived(chunk);
+      if (queued.pulled_entry != cache::kNoEntry) {
+        keep_offer(*transfer, queued.pulled_entry);
+      } else if (transfer->gated) {
+        offer_gated(*transfer, queued.origin);
+      }
       for (const WantRef& ref : take_complete(*transfer)) make_ready(fetch_of(ref.fetch), ref.want, now);
     }
+    Transfer* const still = transfers_.find(Transfer::transfer_of(token));
+    if (still != nullptr && still->claims) share_done(*still, now);
   }
+  if (queued.pulled_entry != cache::kNoEntry)
+    end_pull(queued.pulled_entry, queued.pulled_from, layer(queued.layer), queued.version);
   for (const FetchNumber number : queued.fetches) {
     Fetch* const of = fetches_.find(number);
     if (of == nullptr) continue;
@@ -713,6 +741,11 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
   Transfer::Chunk& chunk = transfer.chunks[Transfer::chunk_of(token)];
   const LaneNumber lane = chunk.lane;
   chunk.flying = false;
+  if (transfer.claims) {  // it could not be queued
+    --claims_;
+    claimed_bytes_ -= chunk.range.bytes;
+    end_share(transfer);
+  }
   if (options_.recorder != nullptr) {
     options_.recorder->done(now, facts_of(transfer, Transfer::chunk_of(token)), now - chunk.started, status.code());
   }

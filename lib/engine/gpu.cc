@@ -145,16 +145,18 @@ Result<RegionNumber> Runtime::register_device(void* base, std::uint64_t bytes) {
   return regions_.add_device(base, bytes, std::move(backing), false);
 }
 
-Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::uint32_t slots,
+Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::uint32_t slots, std::uint32_t rows,
                                         const std::vector<Placement>& places) {
   if (const Status status = use_device(); !status.ok()) return status;
-  SlabMemory memory{true, {}, {}};
+  SlabMemory memory;
+  memory.on_device = true;
   const cuda::Device& device = *copier_->device();
   for (std::size_t s = 0; s < places.size(); ++s) {
     if (const Status status = cuda::check_residence(device, places[s].base); !status.ok())
       return status.within(fmt::format("segment {}", s));
   }
   if (!places.empty()) {
+    memory.found = share_rows(layout, rows, places);
     memory.gates = make_gates(layout, slots);
     return memory;
   }
@@ -162,7 +164,8 @@ Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::
   if (!plan.ok()) return plan.status();
   Result<cuda::DeviceMemory> made = cuda::DeviceMemory::create(copier_->device(), plan->bytes);
   if (!made.ok()) return made.status().within(fmt::format("slab of {} slots", slots));
-  memory.own = std::make_shared<cuda::DeviceMemory>(std::move(*made));
+  memory.own = std::make_shared<DeviceBacking>();
+  memory.own->own = std::move(*made);
   memory.gates = make_gates(layout, slots);
   return memory;
 }
@@ -283,6 +286,10 @@ void Runtime::order_copy(cuda::CopyOrder order) {
 
 bool Runtime::copy_by_gpu(const core::StartChunk& start) {
   if (start.into != cache::kNoEntry || start.lands) return false;
+  if (start.peer != kNoRank) {
+    pull_from_peer(start);
+    return true;
+  }
   const SlabRecord& slab = *slabs_.at(start.slab);
   if (!slab.on_device && (start.from != cache::kNoEntry || start.lane != kGpuPull)) return false;
   Result<cuda::CopyOrder> order = copy_order(start);

@@ -51,9 +51,10 @@ Status Runtime::unmapped(const void* address, std::uint64_t bytes) const {
   for (const auto& [number, exported] : exported_) {
     if (first >= exported.base + exported.bytes || exported.base >= first + bytes || exported.to.empty()) continue;
     if (regions_.contains(number)) {
-      return Status(CARDEA_ERR_BUSY,
-                    fmt::format("layers lie in these {} bytes, or a cardea_memory_t does: others may map them", bytes),
-                    {.bytes = bytes});
+      return Status(
+          CARDEA_ERR_BUSY,
+          fmt::format("layers or slabs lie in these {} bytes, or a cardea_memory_t does: others may map them", bytes),
+          {.bytes = bytes});
     }
     if (!still.ok()) continue;
     still = Status(

@@ -31,8 +31,8 @@ struct SlabRecord {
   std::vector<RegionNumber> regions;  // that registered rows lie in
   LandingMemory memory;               // empty if the rows are the framework's
   bool on_device = false;
-  std::shared_ptr<cuda::DeviceMemory> device_memory;  // on the device, if the rows are Cardea's
-  std::shared_ptr<cuda::GateSet> gates;               // null: nothing is queued before it has come over the network
+  bool mappable = false;                 // on the device, in regions that others of the node can map
+  std::shared_ptr<cuda::GateSet> gates;  // null: nothing is queued before it has come over the network
 
   std::byte* row(std::size_t segment, core::SlotIndex slot) const {
     return base[segment] + stride[segment] * (first_slot + slot);
@@ -42,7 +42,8 @@ struct SlabRecord {
 /// Where a slab is to lie; with the memory made for it beforehand, unless the rows are the framework's.
 struct SlabMemory {
   bool on_device = false;
-  std::shared_ptr<cuda::DeviceMemory> own;
+  std::shared_ptr<DeviceBacking> own;
+  std::vector<RegionNumber> found;  // regions made for the framework's rows on the device, to be dropped with the slab
   std::shared_ptr<cuda::GateSet> gates;
   LandingMemory landing;  // in host memory
 };

@@ -115,6 +115,7 @@ Result<std::shared_ptr<LayerRecord>> Runtime::begin_layer(LayerRequest request) 
   announce.stamp_region = stamp->region;
   announce.stamp_offset = stamp->offset;
   if (!request.experts.empty()) place_local(request, *layer);
+  tell_slab(*layer);
   if (encode(announce).size() + layer->regions.size() * 256 > transport::Transport::kMaxMessage) {
     drop_local(*layer);
     return give_up(Status(CARDEA_ERR_LIMIT,
@@ -306,6 +307,9 @@ Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce an
       if (!fits) return refuse(fmt::format("segment {} lies outside of its regions", s));
     }
   }
+  if (layer.failure.ok()) {
+    if (const Status status = check_slab(announce, sizes); !status.ok()) return refuse(status.message());
+  }
   for (std::size_t i = 0; i < announce.experts.size(); ++i) source.local_of[announce.experts[i]] = i;
   for (const auto& [region, bytes] : sizes) ++peer_regions_[{from, region}].layers;
   source.announce = std::move(announce);
@@ -425,6 +429,7 @@ void Runtime::form_if_complete(LayerRecord& layer) {
   if (!layer.failure.ok()) return;
   note_layer(layer, experts);
   core_.set_sources(layer.number, std::move(experts));
+  name_swap_peers(layer);
   layer.formed = true;
   for (const Rank rank : layer.left) core_.peer_left_layer(layer.number, rank, now());
 }

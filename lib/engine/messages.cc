@@ -60,6 +60,13 @@ void put(WireWriter& out, const LayerAnnounce& announce) {
   out.number(static_cast<std::uint32_t>(announce.regions.size()));
   for (const RegionOffer& offer : announce.regions) out.number(offer.region).number(offer.bytes).blob(offer.descriptor);
   out.number(announce.stamp_region).number(announce.stamp_offset);
+  out.number(static_cast<std::uint8_t>(announce.slab.has_value()));
+  if (!announce.slab) return;
+  out.number(announce.slab->number).number(announce.slab->slots);
+  for (const SegmentPlace& place : announce.slab->places) {
+    put(out, place.first);
+    out.number(place.stride);
+  }
 }
 
 SegmentPlace get_place(WireReader& in, std::size_t experts) {
@@ -106,6 +113,17 @@ Result<Message> get_announce(WireReader& in) {
   }
   announce.stamp_region = in.number<std::uint32_t>();
   announce.stamp_offset = in.number<std::uint64_t>();
+  if (in.number_in<std::uint8_t>(0, 1) == 1) {
+    SlabPlace& slab = announce.slab.emplace();
+    slab.number = in.number<std::uint32_t>();
+    slab.slots = in.number_in<std::uint32_t>(1, INT32_MAX);
+    for (std::size_t i = 0; i < announce.layout.count() && !in.failed(); ++i) {
+      SegmentPlace& place = slab.places.emplace_back();
+      place.strided = true;
+      place.first = get_spot(in);
+      place.stride = in.number<std::uint64_t>();
+    }
+  }
   if (const Status status = in.finish("layer announcement"); !status.ok()) return status;
   return Message(std::move(announce));
 }

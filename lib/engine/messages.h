@@ -38,6 +38,14 @@ struct SegmentPlace {
   Spot of(std::size_t local) const { return strided ? Spot{first.region, first.offset + stride * local} : spots[local]; }
 };
 
+/// The sender's slab for the layer, in device memory of regions that it offers: others of its node pull experts out of its
+/// slots. Slot i lies in each segment at first + i * stride.
+struct SlabPlace {
+  std::uint32_t number = 0;  // as the sender numbers its slabs
+  std::uint32_t slots = 0;
+  std::vector<SegmentPlace> places;  // by segment, strided
+};
+
 /// A member's part of a layer, told to every other member.
 struct LayerAnnounce {
   LayerKey layer;
@@ -49,6 +57,7 @@ struct LayerAnnounce {
   std::vector<RegionOffer> regions;
   std::uint32_t stamp_region = 0;  // where the layer's version stands, 8 bytes
   std::uint64_t stamp_offset = 0;
+  std::optional<SlabPlace> slab;
 };
 
 struct LayerNotice {

@@ -50,6 +50,7 @@ Runtime::Runtime(Executor& executor, Observer& observer, RuntimeOptions options)
       recorder_(make_recorder(options_)),
       core_({.chunk_bytes = options_.chunk_bytes,
              .copy_lane = kNodeCopy,
+             .swap = {.peers = 0, .lane = kGpuPull, .uplink_of = {}, .on_device = true},
              .node_ranks = options_.node_ranks,
              .recorder = recorder_.get()},
             lane_limits(options_), options_.cache) {}
@@ -306,8 +307,10 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
     slab->stride = plan->strides;
     std::byte* data = nullptr;
     if (memory.own) {
-      slab->device_memory = std::move(memory.own);
-      data = slab->device_memory->data();
+      data = memory.own->own.data();
+      slab->regions.push_back(regions_.add_device(data, plan->bytes, std::move(memory.own), true));
+      ++regions_.at(slab->regions.back()).users;
+      slab->mappable = true;
     } else {
       slab->memory = std::move(memory.landing);
       data = slab->memory.data();
@@ -315,6 +318,7 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
     for (const std::uint64_t start : plan->starts) slab->base.push_back(data + start);
   } else {
     slab->first_slot = first_slot;
+    slab->mappable = slab->on_device;
     for (std::size_t i = 0; i < places.size(); ++i) {
       slab->base.push_back(places[i].base);
       slab->stride.push_back(places[i].stride);
@@ -322,6 +326,9 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
       if (const auto spot = regions_.find(places[i].base, span)) {
         ++regions_.at(spot->region).users;
         slab->regions.push_back(spot->region);
+        slab->mappable &= regions_.at(spot->region).device != nullptr;
+      } else {
+        slab->mappable = false;
       }
     }
   }
@@ -335,13 +342,16 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
 Status Runtime::destroy_slab(SlabRecord& slab) {
   if (slab.layers != 0) return Status::error(CARDEA_ERR_BUSY, "{} layers name the slab", slab.layers);
   if (const Status status = core_.remove_slab(slab.number); !status.ok()) return status;
-  for (const RegionNumber region : slab.regions) --regions_.at(region).users;
   if (slab.on_device) {
     std::vector<cuda::SlotKey> slots;
     for (core::SlotIndex slot = 0; slot < slab.slots; ++slot) slots.push_back(slot_key(slab.number, slot));
     copier_->forget(slots);
-    destroy_on_copier(std::move(slab.device_memory));
     drop_gates(slab);
+  }
+  for (const RegionNumber number : slab.regions) {
+    Regions::Region& region = regions_.at(number);
+    if (--region.users != 0 || !region.implicit) continue;
+    [[maybe_unused]] const Status freed = free_region(number);  // nobody uses it
   }
   slabs_.erase(slab.number);
   return {};

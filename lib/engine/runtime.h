@@ -190,8 +190,9 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     std::uint64_t bytes = 0;
   };
   static Result<SlabPlan> plan_slab(const core::SegmentLayout& layout, std::uint32_t slots);
-  /// Finds the device, and makes the memory unless the rows are the framework's. Without the mutex.
-  Result<SlabMemory> slab_memory(const core::SegmentLayout& layout, std::uint32_t slots,
+  /// Finds the device, and makes the memory unless the rows (slots, and those before them) are the framework's. Without the
+  /// mutex.
+  Result<SlabMemory> slab_memory(const core::SegmentLayout& layout, std::uint32_t slots, std::uint32_t rows,
                                  const std::vector<Placement>& places);
   /// The landing memory of a slab in host memory. It takes long for many bytes: without the mutex.
   static Result<LandingMemory> make_landing_memory(const core::SegmentLayout& layout, std::uint32_t slots);
@@ -325,6 +326,15 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void device_region_mapped(const transport::RegionKey& key, Result<cuda::PeerMapping> mapping);
   void destroy_on_copier(std::shared_ptr<const void> resource);
   static cuda::SlotKey slot_key(core::SlabNumber slab, core::SlotIndex slot) { return std::uint64_t{slab} << 32 | slot; }
+
+  // gpu_swap.cc
+  std::vector<RegionNumber> share_rows(const core::SegmentLayout& layout, std::uint32_t rows,
+                                       const std::vector<Placement>& places);
+  void tell_slab(LayerRecord& layer);
+  static Status check_slab(const LayerAnnounce& announce, const std::map<std::uint32_t, std::uint64_t>& regions);
+  void name_swap_peers(const LayerRecord& layer);
+  Result<cuda::CopyOrder> pull_order(const core::StartChunk& start) const;
+  void pull_from_peer(const core::StartChunk& start);
 
   // gpu_table.cc
   void note_change(const LayerRecord& layer, cuda::TableChange change);

@@ -94,6 +94,7 @@ class Participant {
 
   /// Gets an expert, through the cache or alone, and checks it; false if its bytes are wrong.
   bool use(const Key& key, const std::function<void()>& look_around) {
+    if (random_.chance(25)) return share(key);
     Refusal why{};
     const LocalMask pullable = random_.chance(75) ? kAll : 0;
     const auto entry = cache_.acquire(key, kExpert, kChunks, 0, false, cache_.tick(), why, pullable);
@@ -126,6 +127,21 @@ class Participant {
       right = is_right(shared_.words(from->local, from->slot), key);
       cache_.end_pull(*entry);
       put_in_slot(*entry, key);
+    }
+    cache_.release(*entry, false);
+    return right;
+  }
+  /// What lies in host memory anyway: one copies it into a slot for all.
+  bool share(const Key& key) {
+    const auto entry = cache_.acquire_index(key);
+    if (!entry) return true;
+    bool right = true;
+    if (const auto from = cache_.start_pull(*entry, kAll, local_)) {
+      right = is_right(shared_.words(from->local, from->slot), key);
+      cache_.end_pull(*entry);
+    } else if (cache_.try_claim_whole(*entry, Clock::now())) {
+      put_in_slot(*entry, key);
+      cache_.end_claim_whole(*entry);
     }
     cache_.release(*entry, false);
     return right;

@@ -71,7 +71,8 @@ struct Plan {
 
 struct Seen {
   std::uint64_t copies = 0, views = 0, killed = 0, killed_in_lock = 0, stopped = 0, overdue = 0, alone = 0, evicted = 0,
-                repairs = 0, pulls = 0, too_late = 0, pulled_by_somebody = 0, left_in_slots = 0, housed_again = 0, gone = 0;
+                repairs = 0, pulls = 0, too_late = 0, pulled_by_somebody = 0, left_in_slots = 0, housed_again = 0, gone = 0,
+                shared = 0, claimed = 0;
 };
 
 class Schedule {
@@ -197,6 +198,7 @@ class Schedule {
   void use(RankState& rank) {
     NodeCache& cache = *rank.cache;
     const Key key{{1, 1}, static_cast<ExpertIndex>(rank.random.below(3)), 1 + rank.random.below(2)};
+    if (rank.random.chance(20)) return share(rank, key);
     const bool unread = rank.random.chance(20);
     Refusal why{};
     const LocalMask pullable = rank.random.chance(70) ? kAll : 0;
@@ -225,6 +227,30 @@ class Schedule {
     }
     cache.release(*entry, rank.random.chance(10));
     if (rank.random.chance(10)) cache.retire(key.layer, 1);
+  }
+
+  /// What lies in host memory anyway: one copies it into a slot for all, while others wait, but not for ever.
+  void share(RankState& rank, const Key& key) {
+    NodeCache& cache = *rank.cache;
+    const auto entry = cache.acquire_index(key);
+    if (!entry) return;
+    for (unsigned tries = 0; tries < 300 && !give_up_; ++tries) {
+      hear_of_deaths(rank);
+      if (cache.can_pull(*entry, kAll)) {
+        ++seen_.shared;
+        break;
+      }
+      if (!cache.try_claim_whole(*entry, now_)) {
+        step(rank);
+        continue;
+      }
+      EXPECT_EQ(cache.whole_claim(*entry, now_), std::nullopt) << "its own";
+      ++seen_.claimed;
+      put_in_slot(rank, *entry, key);
+      cache.end_claim_whole(*entry);
+      break;
+    }
+    cache.release(*entry, false);
   }
 
   /// What lies in slots alone. Whoever owns the slot may die, stop, or need it meanwhile.
@@ -337,6 +363,7 @@ class Schedule {
       EXPECT_EQ(entry.pins.load(), 0u);
       EXPECT_EQ(entry.waiters.load(), 0u);
       EXPECT_EQ(entry.pullers.load(), 0u);
+      EXPECT_EQ(entry.claim.load(), 0u);
       for (const std::atomic<std::uint64_t>& place : entry.places) {
         if (copy_state_of(place.load()) != CopyState::kInSlot) continue;
         const RankState& holder = *ranks_[copy_holder_of(place.load())];
@@ -403,6 +430,8 @@ Seen run(std::uint64_t seeds, Plan plan) {
     sum.left_in_slots += seen.left_in_slots;
     sum.housed_again += seen.housed_again;
     sum.gone += seen.gone;
+    sum.shared += seen.shared;
+    sum.claimed += seen.claimed;
   });
   return sum;
 }
@@ -419,6 +448,8 @@ TEST(Interleaving, EveryViewIsRightAndNobodyWaitsForever) {
   EXPECT_GT(seen.pulled_by_somebody, 0u) << "slots were needed while somebody pulled";
   EXPECT_GT(seen.housed_again, 0u);
   EXPECT_GT(seen.gone, 0u);
+  EXPECT_GT(seen.shared, 100u);
+  EXPECT_GT(seen.claimed, 100u);
 }
 
 TEST(Interleaving, ThroughADeathAtAnyStep) {

@@ -131,8 +131,20 @@ TEST_F(GpuGate, ThroughTheNodeCache) {
           usleep(200000);
         }
         EXPECT_TRUE(ready) << "no view was ready before its bytes had come";
+        board.set(22, expert - 1);
       }
       EXPECT_TRUE(board.barrier(1, 2));
+      if (rank == 1) {
+        // It has been on offer in the other's slot since it came there, behind its gate.
+        const cardea_fetch_t late = layer.fetch(1, {static_cast<std::uint32_t>(board.get(22))}, gpu.stream());
+        const std::vector<cardea_view_t> views = drain(late);
+        EXPECT_EQ(views.size(), 1u);
+        for (const cardea_view_t& view : views) EXPECT_TRUE(layer.right(view, 1));
+        EXPECT_EQ(cardea_wait(late, kPatience), CARDEA_OK) << last_error().message;
+        release(views);
+        CARDEA_MUST(cardea_fetch_destroy(late));
+        EXPECT_EQ(traffic_on(job, "gpu-pull").done, 1u) << "it was copied out of host memory once more";
+      }
       // Both ranks at once, with the source stopped for a while.
       std::unique_ptr<Stopped> source;
       if (rank == 0) source = std::make_unique<Stopped>(board.get(kSource));

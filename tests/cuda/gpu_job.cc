@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <random>
 #include <stdexcept>
@@ -322,6 +323,20 @@ std::uint32_t GpuLayer::read(std::uint64_t version, const std::vector<std::uint3
   EXPECT_EQ(seen, experts.size());
   CARDEA_MUST(cardea_fetch_destroy(fetched));
   return by_path;
+}
+
+Traffic traffic_on(const Job& job, const char* lane) {
+  std::array<cardea_traffic_t, 32> rows;
+  rows.fill(CARDEA_TRAFFIC_INIT);
+  std::uint32_t count = 0;
+  CARDEA_MUST(cardea_traffic_query(job.context, rows.data(), rows.size(), &count));
+  Traffic traffic;
+  for (std::uint32_t i = 0; i < std::min<std::uint32_t>(count, rows.size()); ++i) {
+    if (std::strcmp(rows[i].lane, lane) != 0) continue;
+    traffic.started += rows[i].chunks_started;
+    traffic.done += rows[i].chunks_done;
+  }
+  return traffic;
 }
 
 }  // namespace cardea::test

@@ -82,6 +82,12 @@ std::vector<std::byte> random_bytes(std::uint64_t seed, std::uint32_t expert, st
                                     std::uint64_t bytes);
 std::uint64_t fresh_seed();
 
+/// Chunks that this rank has begun, and that are done, on a lane.
+struct Traffic {
+  std::uint64_t started = 0, done = 0;
+};
+Traffic traffic_on(const Job& job, const char* lane);
+
 struct GpuShape {
   Weights weights = Weights::kCardea;
   std::vector<std::uint64_t> segments = {1 << 16, 40000, 96};

@@ -93,6 +93,11 @@ TEST_F(HostilePeer, OffsetsAndLengthsThatOverflowOrLeaveTheirRegionAreRefused) {
     liar.stamp_offset = offset;
     say(kNear, liar);
     expect_lost(kNear, "stamp", "a stamp");
+    renew();
+    liar = announcement({1});
+    liar.slab = SlabPlace{1, 2, {{true, {5, offset}, kBytes, {}}}};
+    say(kNear, liar);
+    expect_lost(kNear, "slab", "a slab");
   }
   for (const std::uint64_t stride :
        {std::uint64_t{0}, std::uint64_t{1}, kBytes - 1, kRegion, std::uint64_t{1} << 63, UINT64_MAX}) {

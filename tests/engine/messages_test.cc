@@ -51,6 +51,22 @@ TEST(Messages, AnnouncementComesBackAsItWasSent) {
   }
   EXPECT_EQ(got.stamp_region, sent.stamp_region);
   EXPECT_EQ(got.stamp_offset, sent.stamp_offset);
+  ASSERT_TRUE(got.slab.has_value());
+  EXPECT_EQ(got.slab->number, 2u);
+  EXPECT_EQ(got.slab->slots, 10u);
+  ASSERT_EQ(got.slab->places.size(), 2u);
+  for (std::size_t s = 0; s < 2; ++s) {
+    EXPECT_EQ(got.slab->places[s].of(9).region, sent.slab->places[s].first.region);
+    EXPECT_EQ(got.slab->places[s].of(9).offset, sent.slab->places[s].of(9).offset);
+  }
+}
+
+TEST(Messages, AnAnnouncementNeedNotTellOfASlab) {
+  LayerAnnounce sent = announcement();
+  sent.slab.reset();
+  const Result<Message> message = decode(encode(sent));
+  ASSERT_TRUE(message.ok());
+  EXPECT_FALSE(std::get<LayerAnnounce>(*message).slab.has_value());
 }
 
 TEST(Messages, OthersComeBackAsTheyWereSent) {

@@ -21,6 +21,7 @@ inline LayerAnnounce announcement() {
   announce.regions = {{3, 1 << 20, Bytes(5, std::byte{7})}, {4, std::uint64_t{1} << 41, {}}};
   announce.stamp_region = 4;
   announce.stamp_offset = 16;
+  announce.slab = SlabPlace{2, 10, {{true, {3, 4096}, 8192, {}}, {true, {4, 256}, 128, {}}}};
   return announce;
 }
 

@@ -34,6 +34,7 @@ enum Op : std::uint8_t {
   kPull,  // what lies in slots alone
   kOffer,
   kWithdraw,
+  kShare,  // what lies in host memory anyway
   kAttach,
   kOps
 };
@@ -160,6 +161,25 @@ class Node {
         offers.erase(at);
         return;
       }
+      case kShare: {
+        const Key key{
+            {1, static_cast<std::uint32_t>(draw.below(2))}, static_cast<ExpertIndex>(draw.below(8)), draw.below(3)};
+        const auto now = Clock::time_point(std::chrono::seconds(draw.byte()));
+        const auto entry = cache.acquire_index(key);
+        if (!entry) return;
+        require(*entry < memory_.shape().entries, "an entry is one of the directory's");
+        if (cache.try_claim_whole(*entry, now)) {
+          if (draw.byte() % 2 == 1 && offers_[local].size() <= 64) {
+            if (const auto offer = cache.offer(*entry, 1, slots_++)) offers_[local].push_back(*offer);
+          }
+          cache.end_claim_whole(*entry);
+          ++served_;
+        } else {
+          const auto later = now + std::chrono::hours(1);
+          require(!cache.whole_claim(*entry, later), "nobody waits for long for a silent rank");
+        }
+        return cache.release(*entry, draw.byte() % 2 == 1);
+      }
       case kWriteWord: {
         const auto word = static_cast<std::uint32_t>(draw.number(2) % memory_.shape().blocks);
         return memory_.directory().chunk_word(word, 0).store(draw.number(8));
@@ -241,6 +261,7 @@ std::vector<Seed> seeds() {
   for (std::uint8_t expert = 4; expert < 8; ++expert) acquire(in_slots, 1, 4, expert);
   for (std::uint8_t expert = 0; expert < 4; ++expert) in_slots.byte(1 << 7 | kPull).byte(0).byte(expert).byte(1).byte(0);
   in_slots.byte(kWithdraw).byte(0).byte(kDie);
+  in_slots.byte(kShare).byte(0).byte(2).byte(1).byte(9).byte(1).byte(0);
   acquire(in_slots, 1, 4, 0);
   return {{"shared", shared.bytes()},
           {"corrupted", corrupted.bytes()},

@@ -269,8 +269,9 @@ typedef struct cardea_counters {
   uint64_t cache_overdue;            /* chunks taken over from a rank that fell silent */
   uint64_t experts_node_gpu;         /* views made ready that came from another GPU of the node */
   uint64_t bytes_node_gpu;           /* that this rank's GPU pulled from memory of the node's other ranks */
+  uint64_t bytes_network_direct;     /* of bytes_network_received, those that went straight into the GPU's memory (CARDEA_GPU_DIRECT) */
 } cardea_counters_t;
-#define CARDEA_COUNTERS_INIT {sizeof(cardea_counters_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define CARDEA_COUNTERS_INIT {sizeof(cardea_counters_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 CARDEA_API cardea_status_t cardea_counters_query(cardea_context_t context, cardea_counters_t *counters) CARDEA_NOEXCEPT;
 

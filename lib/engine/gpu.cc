@@ -148,14 +148,14 @@ Result<RegionNumber> Runtime::register_device(void* base, std::uint64_t bytes) {
 Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::uint32_t slots,
                                         const std::vector<Placement>& places) {
   if (const Status status = use_device(); !status.ok()) return status;
-  SlabMemory memory{true, {}, {}};
+  SlabMemory memory{true, {}, {}, {}, slabs_go_direct()};
   const cuda::Device& device = *copier_->device();
   for (std::size_t s = 0; s < places.size(); ++s) {
     if (const Status status = cuda::check_residence(device, places[s].base); !status.ok())
       return status.within(fmt::format("segment {}", s));
   }
   if (!places.empty()) {
-    memory.gates = make_gates(layout, slots);
+    if (!memory.direct) memory.gates = make_gates(layout, slots);
     return memory;
   }
   const Result<SlabPlan> plan = plan_slab(layout, slots);
@@ -163,7 +163,7 @@ Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::
   Result<cuda::DeviceMemory> made = cuda::DeviceMemory::create(copier_->device(), plan->bytes);
   if (!made.ok()) return made.status().within(fmt::format("slab of {} slots", slots));
   memory.own = std::make_shared<cuda::DeviceMemory>(std::move(*made));
-  memory.gates = make_gates(layout, slots);
+  if (!memory.direct) memory.gates = make_gates(layout, slots);
   return memory;
 }
 

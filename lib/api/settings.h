@@ -41,9 +41,8 @@ inline constexpr std::array kVariables = {
              "of the node cache, that prefetches which nobody has read may fill"},
     Variable{"CARDEA_AFFINITY", "text", "auto",
              "what a rank uses of its machine: auto, off, or words such as nic=mlx5_2,mlx5_3 rails=2 numa=NUMA1 cpus=8-15"},
-    Variable{
-        "CARDEA_GPU_DIRECT", "auto, on or off", "auto",
-        "whether the network writes straight into a GPU's slots: auto where a NIC near the GPU does, on wherever UCX can"},
+    Variable{"CARDEA_GPU_DIRECT", "auto, on or off", "auto",
+             "straight from the network into a GPU's slots: auto where a NIC near the GPU does that, on wherever UCX can"},
     Variable{"CARDEA_TOPO_FILE", "path", "NCCL_TOPO_FILE", "topology file laid over what is found of the machine"},
     Variable{"CARDEA_HEARTBEAT", "milliseconds", "a fifth of the liveness limit, at most 1000",
              "ranks that watch each other say so often that they live; the same on all ranks"},

@@ -58,9 +58,10 @@ TEST(RankPlace, KnowsWhichGpusAreNearItsNics) {
   const topology::Machine hgx = with_cuda("hgx-h100");
   for (unsigned local = 0; local < 8; ++local) {
     const RankPlace own = place(hgx, local, 8);
-    EXPECT_EQ(own.gpus_near_nics, std::vector<int>{static_cast<int>(local)}) << local;
+    const std::vector<int> of_its_bridge = local < 4 ? std::vector<int>{0, 1, 2, 3} : std::vector<int>{4, 5, 6, 7};
+    EXPECT_EQ(own.gpus_near_nics, of_its_bridge) << local;
   }
-  // Two rails under different switches have no GPU that is near both; a rail that is no RDMA device has none at all.
+  // Two rails of different host bridges have no GPU that is near both; a rail that is no RDMA device has none at all.
   EXPECT_TRUE(place(hgx, 0, 8, "nic=mlx5_0,mlx5_7").gpus_near_nics.empty());
   const auto ethernet = [](const std::string& device) -> std::optional<topology::NicPort> {
     if (device != "eth0") return std::nullopt;

@@ -26,7 +26,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr int kSkipped = 77;
-const char* const kLimit = "ipc-copy";
 
 struct Settings {
   std::size_t least = 1 << 20, most = 256 << 20;
@@ -35,7 +34,8 @@ struct Settings {
   std::vector<unsigned> many_segments{1, 3};
   unsigned many = 64;
   unsigned warmup = 5, iterations = 50;
-  std::vector<std::string> ways = mover_names();
+  std::vector<std::string> ways;
+  bool network = false;
   std::string json;
 };
 
@@ -85,7 +85,7 @@ Row measure(Mover& mover, Link& link, const Settings& settings, const Load& load
     const auto start = Clock::now();
     queue(both);
     const auto queued = Clock::now();
-    if (!receiver && !both && keep) return;  // a sender runs ahead of its receiver
+    if (!receiver && !both && keep) return;  // a sender may run ahead of its receiver
     mover.finish();
     if (!keep) return;
     times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
@@ -143,6 +143,7 @@ void run_rank(const std::string& way, unsigned rank, int link_end, int out, cons
   for (const Load& load : loads(settings)) {
     const std::unique_ptr<Mover> mover = make_mover(way, link, load);
     const Row row = measure(*mover, link, settings, load);
+    mover->judge();
     if (rank == 1 && ::write(out, &row, sizeof row) != sizeof row) throw std::runtime_error("the parent has gone");
   }
 }
@@ -189,7 +190,7 @@ std::vector<Row> run_way(const std::string& way, const Settings& settings) {
 
 void print(const Load& load, const std::map<std::string, Row>& rows, const Settings& settings) {
   const double total = static_cast<double>(load.bytes) * load.experts;
-  const auto limit = rows.find(kLimit);
+  const auto limit = rows.find(limit_name(settings.network));
   for (const std::string& way : settings.ways) {
     const auto found = rows.find(way);
     if (found == rows.end()) continue;
@@ -243,9 +244,10 @@ int run(const Settings& settings) {
     for (std::size_t i = 0; i < rows.size(); ++i) table[i][way] = rows[i];
   }
   std::printf(
-      "GPU to GPU, two processes. Alone: medians of transfers that are waited for, one by one; loop: of many that are\n"
-      "queued, each; GB/s each way. \"of limit\": of %s, the same copies by hand, waited for or looped alike\n\n",
-      kLimit);
+      "GPU to GPU, two processes%s. Alone: medians of transfers that are waited for, one by one; loop: of many that are\n"
+      "queued, each; GB/s each way. \"of limit\": of %s, %s, waited for or looped alike\n\n",
+      settings.network ? ", two nodes over this machine's TCP" : "", limit_name(settings.network),
+      settings.network ? "the same between host memories" : "the same copies by hand");
   std::printf("%12s %8s %5s %-12s %10s %10s %8s %8s %10s %7s %8s | %10s %8s %10s %7s %8s | %8s\n", "expert", "experts",
               "segs", "one way:", "alone", "p99", "host", "of limit", "loop", "GB/s", "of limit", "both alone", "of limit",
               "loop", "GB/s", "of limit", "#wrong");
@@ -306,13 +308,20 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 16))
       ->delimiter(',')
       ->capture_default_str();
-  app.add_option("--ways", settings.ways, "which ways, in this order")
-      ->check(CLI::IsMember(cardea::perf::mover_names()))
-      ->delimiter(',')
+  std::vector<std::string> all = cardea::perf::mover_names(false);
+  for (const std::string& way : cardea::perf::mover_names(true)) all.push_back(way);
+  app.add_option("--ways", settings.ways, "which ways, in this order; all of the path's")
+      ->check(CLI::IsMember(all))
+      ->delimiter(',');
+  std::string path = "node";
+  app.add_option("--path", path, "node: two GPUs of one node; network: two nodes, which this machine plays over TCP")
+      ->check(CLI::IsMember({"node", "network"}))
       ->capture_default_str();
   app.add_option("--json", settings.json, "also write the table to this file");
   app.add_option("--memory", "cuda: the only kind here")->check(CLI::IsMember({"cuda"}));
   CLI11_PARSE(app, argc, argv);
+  settings.network = path == "network";
+  if (settings.ways.empty()) settings.ways = cardea::perf::mover_names(settings.network);
   if (settings.least < 16 || settings.least % 16 != 0 || settings.many_bytes < 48 * 16) {
     std::fprintf(stderr, "fetch_perf_cuda: sizes are multiples of 16 bytes\n");
     return 2;

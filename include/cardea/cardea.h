@@ -269,8 +269,9 @@ typedef struct cardea_counters {
   uint64_t cache_overdue;            /* chunks taken over from a rank that fell silent */
   uint64_t experts_node_gpu;         /* views made ready that came from another GPU of the node */
   uint64_t bytes_node_gpu;           /* that this rank's GPU pulled from memory of the node's other ranks */
+  uint64_t bytes_network_direct;     /* of bytes_network_received, those that went straight into the GPU's memory (CARDEA_GPU_DIRECT) */
 } cardea_counters_t;
-#define CARDEA_COUNTERS_INIT {sizeof(cardea_counters_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+#define CARDEA_COUNTERS_INIT {sizeof(cardea_counters_t), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 CARDEA_API cardea_status_t cardea_counters_query(cardea_context_t context, cardea_counters_t *counters) CARDEA_NOEXCEPT;
 
@@ -671,7 +672,7 @@ typedef struct cardea_fetch_desc {
  * waits on the GPU. So neither waits for the GPU. (Work on another stream must be ordered with this one by the caller.) What
  * comes over the network is ready before it has come, where its copy can be queued behind a gate that opens when it has
  * (docs/gpu.md says where it cannot); it is queued behind what is local, and its slot goes to others when it has come. What
- * comes from memory that the GPU cannot map is ready when it has arrived.
+ * comes from memory that the GPU cannot map, or straight from the network (CARDEA_GPU_DIRECT), is ready when it has arrived.
  * A copy that fails after it was queued (STALE, DEVICE; over the network also PEER_LOST, CANCELED, TIMEOUT) cannot be taken
  * back from a stream: before the output of a stream is trusted, cardea_wait tells whether all of the fetch has arrived. A slot
  * whose bytes never came over the network begins, in each segment, with ones, which are NaN in floating-point types.

@@ -4,9 +4,11 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <set>
 
 #include "topology/affinity.h"
 #include "topology/cpu_set.h"
+#include "topology/paths.h"
 
 namespace cardea::api {
 namespace {
@@ -35,6 +37,30 @@ std::vector<DeviceId> gpus_of(const topology::Machine& machine, unsigned local, 
   }
   if (visible.size() == 1) driven[local] = visible.front();
   return driven;
+}
+
+/// Of the NICs that UCX is told or, where it chooses, of all those of RDMA whose port is up.
+std::vector<int> gpus_near(const topology::Machine& machine, const std::vector<std::string>& told,
+                           const topology::FindPort& port) {
+  std::set<DeviceId> nics;
+  for (const std::string& name : told) nics.insert(machine.find(name.substr(0, name.find(':'))));
+  for (const DeviceId nic : machine.of(DeviceKind::kNic)) {
+    for (const std::string& name : machine.device(nic).os_names) {
+      const auto found = told.empty() ? port(name) : std::nullopt;
+      if (found && found->rdma) nics.insert(nic);
+    }
+  }
+  const auto is_rdma = [&](const std::string& name) { return name.find(':') != std::string::npos; };
+  if (nics.empty() || nics.contains(kNoDevice) || !std::all_of(told.begin(), told.end(), is_rdma)) return {};
+  std::vector<int> near;
+  for (const DeviceId gpu : machine.of(DeviceKind::kGpu)) {
+    if (!machine.device(gpu).cuda_index) continue;
+    const bool all = std::all_of(nics.begin(), nics.end(), [&](DeviceId nic) {
+      return topology::nearness(machine, gpu, nic, false) <= topology::Nearness::kHostBridge;
+    });
+    if (all) near.push_back(static_cast<int>(*machine.device(gpu).cuda_index));
+  }
+  return near;
 }
 
 }  // namespace
@@ -81,6 +107,7 @@ Result<RankPlace> place_rank(const topology::Machine& machine, unsigned local, u
       topology::choose_rails(machine, ranks, local, wishes.empty() ? nullptr : &wishes.front(), port);
   if (!rails.ok()) return Status(CARDEA_ERR_CONFIGURATION, "CARDEA_AFFINITY: " + rails.status().message());
   place.nics = std::move(*rails);
+  place.gpus_near_nics = gpus_near(machine, place.nics, port);
   return place;
 }
 

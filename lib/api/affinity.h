@@ -24,6 +24,9 @@ struct RankPlace {
   std::vector<std::string> nics;  // its rails (topology/rails.h), by UCX's names; empty: UCX chooses
   std::optional<unsigned> numa;   // for memory, by the operating system's number; none: the kernel chooses
   std::vector<unsigned> cpus;     // for the engine thread; empty: it is not bound
+  /// By CUDA's numbers, the GPUs that share a PCIe switch or the host bridge with each NIC by which chunks may come. None
+  /// unless all of these are RDMA devices.
+  std::vector<int> gpus_near_nics;
 
   /// "GPU2, NICs mlx5_0:1, NUMA node 1, engine on 8-15", for the log.
   std::string text() const;

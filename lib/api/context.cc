@@ -134,6 +134,7 @@ Status Context::find_place(const std::vector<Rank>& node_ranks) {
              "UCX_NET_DEVICES is {}, so UCX uses that, for all chunks alike, and not the NICs {}", wish,
              fmt::join(place_.nics, ","));
   place_.nics.clear();
+  place_.gpus_near_nics.clear();  // it is the user's choice that counts, and CARDEA_GPU_DIRECT
   return {};
 }
 
@@ -159,6 +160,8 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
   const bool records = !settings_.traces.empty() || log::enabled(log::Level::kTrace, "events");
   options.record = records ? kTracedRecords : kRecentRecords;
   options.cuda_device = settings_.cuda_device;
+  options.gpu_direct = settings_.gpu_direct;
+  options.gpus_near_nics = place_.gpus_near_nics;
   options.watch = settings_.watch;
   if (node_cache_) {
     options.cache = node_cache_.get();

@@ -138,6 +138,7 @@ cardea_counters_t cardea::api::counters_of(Context& in) {
   out.bytes_node_gpu = in.runtime().bytes().node_gpu;
   out.bytes_node_copied = in.runtime().bytes().node_copied;
   out.bytes_network_received = in.runtime().bytes().network_received;
+  out.bytes_network_direct = in.runtime().bytes().network_direct;
   out.bytes_network_sent = in.runtime().bytes().network_sent;
   out.prefetch_bytes_wasted = core.prefetch_bytes_wasted;
   out.cache_bypassed = core.cache_bypassed;

@@ -53,6 +53,14 @@ Result<Nanoseconds> duration(std::uint64_t given, const char* field, const boots
   return Nanoseconds(given);
 }
 
+Result<engine::GpuDirect> read_gpu_direct(const bootstrap::Environment& environment) {
+  const std::string text = environment("CARDEA_GPU_DIRECT").value_or("auto");
+  if (text == "auto") return engine::GpuDirect::kAuto;
+  if (text == "on") return engine::GpuDirect::kOn;
+  if (text == "off") return engine::GpuDirect::kOff;
+  return Status::error(CARDEA_ERR_CONFIGURATION, "CARDEA_GPU_DIRECT is \"{}\"; it takes auto, on or off", text);
+}
+
 Status read_watch(const cardea_config_t& config, const bootstrap::Environment& environment, engine::WatchOptions& watch) {
   constexpr std::uint64_t kMilli = 1'000'000;
   constexpr std::uint64_t kSecond = 1'000'000'000;
@@ -88,6 +96,9 @@ Result<Settings> settings_of(const cardea_config_t& config, const bootstrap::Env
   settings.node_id = config.node_id != nullptr ? config.node_id : environment("CARDEA_NODE_ID").value_or("");
 
   settings.affinity = environment("CARDEA_AFFINITY").value_or("auto");
+  const Result<engine::GpuDirect> direct = read_gpu_direct(environment);
+  if (!direct.ok()) return direct.status();
+  settings.gpu_direct = *direct;
 
   constexpr std::uint64_t kSecond = 1'000'000'000;
   constexpr std::uint64_t kLongestSeconds = 7 * 24 * 3600;

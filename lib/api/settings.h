@@ -7,6 +7,7 @@
 #include <string>
 
 #include "lib/bootstrap/environment.h"
+#include "lib/engine/gpu_direct.h"
 #include "lib/engine/peer_watch.h"
 #include "lib/telemetry/trace_list.h"
 
@@ -40,6 +41,8 @@ inline constexpr std::array kVariables = {
              "of the node cache, that prefetches which nobody has read may fill"},
     Variable{"CARDEA_AFFINITY", "text", "auto",
              "what a rank uses of its machine: auto, off, or words such as nic=mlx5_2,mlx5_3 rails=2 numa=NUMA1 cpus=8-15"},
+    Variable{"CARDEA_GPU_DIRECT", "auto, on or off", "auto",
+             "straight from the network into a GPU's slots: auto where a NIC near the GPU does that, on wherever UCX can"},
     Variable{"CARDEA_TOPO_FILE", "path", "NCCL_TOPO_FILE", "topology file laid over what is found of the machine"},
     Variable{"CARDEA_HEARTBEAT", "milliseconds", "a fifth of the liveness limit, at most 1000",
              "ranks that watch each other say so often that they live; the same on all ranks"},
@@ -56,6 +59,7 @@ inline constexpr std::array kVariables = {
 struct Settings {
   std::string node_id;
   std::string affinity;  // auto, off, or words of api/affinity.h
+  engine::GpuDirect gpu_direct = engine::GpuDirect::kAuto;
   Nanoseconds setup_timeout{};
   std::uint64_t chunk_bytes = 0;
   std::uint32_t chunks_in_flight = 0;

@@ -47,6 +47,7 @@ telemetry::Gauges gauges_of(Context& in) {
   gauges.node = in.node_of()[in.self()];
   gauges.version = fmt::format("{}.{}.{}", CARDEA_VERSION_MAJOR, CARDEA_VERSION_MINOR, CARDEA_VERSION_PATCH);
   gauges.network_received = counters.bytes_network_received;
+  gauges.network_direct = counters.bytes_network_direct;
   gauges.network_sent = counters.bytes_network_sent;
   gauges.node_copied = counters.bytes_node_copied;
   gauges.prefetch_wasted = counters.prefetch_bytes_wasted;

@@ -50,6 +50,7 @@ struct StartChunk {
   LandingPlace lands;   // it goes there instead of into a slot
   LandingPlace landed;  // it comes from there
   bool gated = false;   // what it is copied from is still being filled: behind a gate, until OpenGate
+  bool direct = false;  // over the network straight into the slot, in memory of the device; it is of one segment
 };
 
 /// The gate of a chunk opens: what it is copied from is whole, or, with `why`, never will be, and what comes into the slot

@@ -123,10 +123,11 @@ void Core::set_swap_peers(LayerNumber number, SlabNumber slab, cache::LocalMask 
   layer(number).swap_peers = peers;
 }
 
-SlabNumber Core::add_slab(std::uint32_t slots, std::optional<LaneNumber> copies, GateLimits gates) {
+SlabNumber Core::add_slab(std::uint32_t slots, std::optional<LaneNumber> copies, GateLimits gates, bool direct) {
   const SlabNumber number = next_slab_++;
   auto added = std::make_unique<Slab>(Slab{number, Slots(slots), std::vector<TransferNumber>(slots, 0)});
   added->copies = copies;
+  added->direct = direct;
   added->gate_limits = {std::min(gates.gates, slots), gates.landings};
   for (std::uint32_t i = gates.landings; i > 0; --i) added->landings.push_back(i - 1);
   slabs_.emplace(number, std::move(added));

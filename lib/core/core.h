@@ -59,6 +59,7 @@ struct SourceOption {
   cardea_path_t path = CARDEA_PATH_NONE;
   LaneNumber lane = 0;      // where a copy of it moves; without meaning at home
   std::uint32_t rails = 1;  // lanes from there on over which its chunks may go, such as several NICs, nearest first
+  bool direct = false;      // its transport writes straight into slots of slabs that allow it (add_slab)
 };
 inline constexpr std::uint32_t kMaxRails = 4;
 
@@ -161,8 +162,10 @@ class Core {
   /// BUSY while wants, views or chunks of it are open. Spare slots that hold its experts become empty.
   Status remove_layer(LayerNumber layer);
   /// `copies` says on which lane experts are copied into it from the node's host memory, and that whoever writes into its
-  /// slots keeps the order by itself (FetchSpec::on_stream, chunk_queued); without it, slots are host memory.
-  SlabNumber add_slab(std::uint32_t slots, std::optional<LaneNumber> copies = {}, GateLimits gates = {});
+  /// slots keeps the order by itself (FetchSpec::on_stream, chunk_queued); without it, slots are host memory. `direct`: what
+  /// comes over the network need not pass through host memory of this rank's, where its source says so too.
+  SlabNumber add_slab(std::uint32_t slots, std::optional<LaneNumber> copies = {}, GateLimits gates = {},
+                      bool direct = false);
   /// The GPU may read the node cache by itself: copies out of entries that are still being filled may be gated.
   void cache_is_pinned() { cache_pinned_ = true; }
   /// With SwapOptions::on_device: ranks, by local number in the node cache, that have this slab mapped and whose slab for
@@ -402,6 +405,7 @@ class Core {
   bool gate_front(Slab& slab, Clock::time_point now);
   void gate_more(Clock::time_point now);
   bool gate_shut(const Transfer& transfer) const;
+  bool direct(const Transfer& transfer) const;
   void open_gates(Transfer& origin, const Status& why, Clock::time_point now);
   void open_gate(ChunkNumber token, const Status& why, Clock::time_point now);
   void close_gate(ChunkNumber token, Clock::time_point now);

@@ -127,6 +127,7 @@ struct Core::Slab {
   std::set<TransferNumber> yielding;  // filling slots for less than a demand, which may take them back
   bool feeding = false;
   std::optional<LaneNumber> copies;  // add_slab
+  bool direct = false;               // likewise
   std::uint32_t under_way = 0;       // queued chunks
   GateLimits gate_limits;
   std::uint32_t gates = 0;              // shut, or not passed yet by the GPU

@@ -37,6 +37,7 @@ bool Core::take_landing(Fetch& of, std::size_t index, Clock::time_point now) {
   Want& want = of.wants[index];
   if (want.source.path != CARDEA_PATH_NETWORK || !may_gate(of, false)) return false;
   Slab& slab = *slabs_.at(*of.spec.slab);
+  if (slab.direct && want.source.direct) return false;
   if (slab.index.find({of.spec.layer, want.expert, of.spec.version}) != nullptr) return false;  // in a slot, or on its way
   Layer& in = layer(of.spec.layer);
   Transfer* landing = nullptr;

@@ -22,8 +22,9 @@ namespace cardea::core {
 namespace {
 
 // Enough to keep a PCIe link busy until the host has heard of what is done, and not more: the last claims of a fetch are
-// waited for.
-constexpr std::uint64_t kClaimedBytes = std::uint64_t{24} << 20;
+// waited for. What is claimed at once is copied as one batch, of 16 MiB at first (cuda/copier.cc), and heard of as one: so
+// more than two of those.
+constexpr std::uint64_t kClaimedBytes = std::uint64_t{40} << 20;
 constexpr std::uint32_t kClaims = 2;  // may be larger together
 // News of peers come by entry_changed; this is for those that got lost with their sender.
 constexpr Nanoseconds kLookAgain = std::chrono::milliseconds(5);

@@ -333,14 +333,30 @@ bool Core::join(Fetch& of, std::size_t index, Transfer& transfer, Clock::time_po
   return true;
 }
 
+/// Over the network straight into its slot, in memory of the device.
+bool Core::direct(const Transfer& transfer) const {
+  if (transfer.slotless() || transfer.origin != 0 || transfer.pulled_entry != cache::kNoEntry) return false;
+  return transfer.source.direct && transfer.source.path == CARDEA_PATH_NETWORK && slabs_.at(transfer.slab)->direct;
+}
+
 void Core::request(Transfer& transfer, SegmentMask segments) {
   Layer& of = layer(transfer.layer);
   const bool whole = transfer.chunks.empty() && segments == of.layout.all();
   const std::uint64_t of_lane = lanes_[transfer.source.lane].limits().chunk_bytes;
   const std::uint64_t chunk_bytes = of_lane != 0 ? of_lane : options_.chunk_bytes;
-  std::vector<ChunkRange>& ranges = of.ranges[{segments, chunk_bytes}];
-  if (ranges.empty()) ranges = of.layout.chunks(segments, chunk_bytes);
-  for (const ChunkRange& range : ranges) transfer.add_chunk(range);
+  const auto add = [&](SegmentMask some) {
+    std::vector<ChunkRange>& ranges = of.ranges[{some, chunk_bytes}];
+    if (ranges.empty()) ranges = of.layout.chunks(some, chunk_bytes);
+    for (const ChunkRange& range : ranges) transfer.add_chunk(range);
+  };
+  if (direct(transfer)) {
+    // A transport takes one piece of device memory at a time.
+    for (std::size_t i = 0; i < of.layout.count(); ++i) {
+      if (segments >> i & 1) add(SegmentMask{1} << i);
+    }
+  } else {
+    add(segments);
+  }
   transfer.requested |= segments;
   if (whole && transfer.origin != 0) transfer.swaps = begin_swap(transfer);
   put_on(transfer);
@@ -605,6 +621,7 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
                     chunk.range};
   action.urgency = urgency;
   action.into = transfer.entry;
+  action.direct = direct(transfer);
   if (transfer.landing != UINT32_MAX) action.lands = {transfer.slab, transfer.landing};
   if (transfer.origin != 0) {
     const Transfer& origin = transfers_.at(transfer.origin);

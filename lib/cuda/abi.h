@@ -45,6 +45,11 @@ inline constexpr int kGranularityRecommended = 1;
 inline constexpr int kSourceAccessStream = 1;
 inline constexpr unsigned kMemoryTypeHost = 1;
 inline constexpr unsigned kMemoryTypeDevice = 2;
+// Of a NIC's writes into device memory: which work of GPUs sees them in order without a flush, and how they are flushed.
+inline constexpr int kRdmaOrderedForNobody = 0;
+inline constexpr int kRdmaFlushByHost = 1;  // a bit
+inline constexpr int kFlushCurrentContext = 0;
+inline constexpr int kFlushToOwner = 100;
 /// The default stream, whose own handle is null.
 inline Stream const kLegacyStream = reinterpret_cast<Stream>(1);
 
@@ -61,7 +66,10 @@ enum class Attribute : int {  // CUpointer_attribute
 };
 
 enum class DeviceAttribute : int {  // CUdevice_attribute
+  kRdmaWithVirtualMemory = 110,
   kReadOnlyHostRegister = 113,
+  kRdmaFlushWrites = 117,
+  kRdmaWritesOrdering = 118,
 };
 
 struct IpcHandle {

@@ -49,6 +49,15 @@ SAME(Attribute::kMempool, CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE);
 #if CUDA_VERSION >= 11010
 SAME(DeviceAttribute::kReadOnlyHostRegister, CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED);
 #endif
+#if CUDA_VERSION >= 11030
+SAME(DeviceAttribute::kRdmaWithVirtualMemory, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED);
+SAME(DeviceAttribute::kRdmaFlushWrites, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_FLUSH_WRITES_OPTIONS);
+SAME(DeviceAttribute::kRdmaWritesOrdering, CU_DEVICE_ATTRIBUTE_GPU_DIRECT_RDMA_WRITES_ORDERING);
+SAME(kRdmaOrderedForNobody, CU_GPU_DIRECT_RDMA_WRITES_ORDERING_NONE);
+SAME(kRdmaFlushByHost, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_OPTION_HOST);
+SAME(kFlushCurrentContext, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TARGET_CURRENT_CTX);
+SAME(kFlushToOwner, CU_FLUSH_GPU_DIRECT_RDMA_WRITES_TO_OWNER);
+#endif
 SAME(sizeof(IpcHandle), sizeof(CUipcMemHandle));
 SAME(sizeof(Location), sizeof(CUmemLocation));
 SAME(offsetof(Location, id), offsetof(CUmemLocation, id));
@@ -56,6 +65,7 @@ SAME(sizeof(AllocationProperties), sizeof(CUmemAllocationProp));
 SAME(offsetof(AllocationProperties, requested_handle_types), offsetof(CUmemAllocationProp, requestedHandleTypes));
 SAME(offsetof(AllocationProperties, location), offsetof(CUmemAllocationProp, location));
 SAME(offsetof(AllocationProperties, flags), offsetof(CUmemAllocationProp, allocFlags));
+SAME(offsetof(AllocationProperties, flags.rdma), offsetof(CUmemAllocationProp, allocFlags.gpuDirectRDMACapable));
 SAME(sizeof(AccessDescription), sizeof(CUmemAccessDesc));
 SAME(offsetof(AccessDescription, flags), offsetof(CUmemAccessDesc, flags));
 SAME(sizeof(Pointer), sizeof(CUdeviceptr));
@@ -81,6 +91,9 @@ requires(sizeof...(A) == sizeof...(B)) struct Alike<Code (*)(A...), CUresult (*)
 CARDEA_CUDA_FUNCTIONS(CARDEA_CUDA_ALIKE)
 #if CUDA_VERSION >= 12000
 CARDEA_CUDA_ALIKE(stream_wait_value, cuStreamWaitValue32, )
+#endif
+#if CUDA_VERSION >= 11030
+CARDEA_CUDA_ALIKE(flush_rdma_writes, cuFlushGPUDirectRDMAWrites, )
 #endif
 
 }  // namespace

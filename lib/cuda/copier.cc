@@ -307,19 +307,28 @@ bool Copier::look() {
       }
     }
   }
+  return look_at_watches() || any;
+}
+
+bool Copier::look_at_watches() {
   std::vector<Watch> watches;
   {
     const std::scoped_lock held(mutex_);
     watches.swap(watches_);
   }
-  if (watches.empty()) return any;
+  if (watches.empty()) return false;
+  bool any = false;
   std::vector<Watch> still;
   for (Watch& watch : watches) {
-    const Code code = driver.event_query(watch.event->handle());
+    Code code = kSuccess;
+    for (const EventRef& event : watch.events) {
+      if (code = device_->driver().event_query(event->handle()); code != kSuccess) break;
+    }
     if (code == kNotReady) {
       still.push_back(std::move(watch));
       continue;
     }
+    if (watch.slot != 0 && code == kSuccess) let_go_of_readers(watch.slot, watch.events);
     any = true;
     outstanding_.fetch_sub(1, std::memory_order_acq_rel);
     watch.then(device_->check(code, "cuEventQuery"));
@@ -380,10 +389,44 @@ Status Copier::when_reached(Stream stream, std::function<void(const Status&)> th
   outstanding_.fetch_add(1, std::memory_order_acq_rel);
   {
     const std::scoped_lock held(mutex_);
-    watches_.push_back({std::move(*event), std::move(then)});
+    watches_.push_back({{std::move(*event)}, std::move(then)});
   }
   wake();
   return {};
+}
+
+bool Copier::idle(SlotKey key) const {
+  const std::scoped_lock held(mutex_);
+  const auto slot = slots_.find(key);
+  if (slot == slots_.end()) return true;
+  return slot->second.readers.empty() && (!slot->second.written.event || passed(slot->second.written));
+}
+
+void Copier::when_idle(SlotKey key, std::function<void(const Status&)> then) {
+  outstanding_.fetch_add(1, std::memory_order_acq_rel);
+  {
+    const std::scoped_lock held(mutex_);
+    Watch watch{{}, std::move(then), key};
+    if (const auto slot = slots_.find(key); slot != slots_.end()) {
+      watch.events = slot->second.readers;
+      if (slot->second.written.event) watch.events.push_back(slot->second.written.event);
+    }
+    watches_.push_back(std::move(watch));
+  }
+  wake();
+}
+
+void Copier::let_go_of_readers(SlotKey key, const Events& done) {
+  Events gone;  // events go back to their pool without the lock
+  const std::scoped_lock held(mutex_);
+  const auto slot = slots_.find(key);
+  if (slot == slots_.end()) return;
+  const auto is_done = [&](const EventRef& event) { return std::find(done.begin(), done.end(), event) != done.end(); };
+  Events& readers = slot->second.readers;
+  const auto left = std::stable_partition(readers.begin(), readers.end(), [&](const auto& e) { return !is_done(e); });
+  gone.assign(left, readers.end());
+  readers.erase(left, readers.end());
+  if (is_done(slot->second.written.event)) gone.push_back(std::exchange(slot->second.written.event, nullptr));
 }
 
 void Copier::forget(std::span<const SlotKey> slots) {

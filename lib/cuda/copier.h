@@ -115,6 +115,12 @@ class Copier {
   Status wait_on(Stream stream, std::span<const SlotKey> slots);
   /// Says that these slots are read until `stream` has done what is queued on it now.
   Status read_until(Stream stream, std::span<const SlotKey> slots);
+  /// Whether no copy into the slot and no reader of it is known that might not be done: then somebody else may write there.
+  /// Asks no driver.
+  bool idle(SlotKey slot) const;
+  /// Runs `then` on the copier's thread when the copies that were queued into the slot, and those who read it (read_until),
+  /// are done. Nothing more may be submitted into it meanwhile. Calls no driver.
+  void when_idle(SlotKey slot, std::function<void(const Status&)> then);
   /// Runs `then` on the copier's thread when the stream has done what is queued on it now.
   Status when_reached(Stream stream, std::function<void(const Status&)> then);
   /// Whether work may be queued on it: UNSUPPORTED while it is being captured into a graph, DEVICE if it is none.
@@ -155,14 +161,17 @@ class Copier {
     Status failed;  // they could not be queued
   };
   struct Watch {
-    EventRef event;
+    Events events;  // all of them
     std::function<void(const Status&)> then;
+    SlotKey slot = 0;  // whose readers they are
   };
 
   Copier(std::shared_ptr<const Device> device, CopyObserver& observer, std::string name, bool timed);
   Status start();
   void run();
   bool look();
+  bool look_at_watches();
+  void let_go_of_readers(SlotKey slot, const Events& done);
   void tell_times(Queue queue, const Queued& done);
   Status make_gates();
   void issue_some(std::span<const CopyOrder> orders);

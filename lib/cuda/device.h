@@ -26,6 +26,18 @@ class Device {
     int value = 0;
     return driver_->device_attribute(&value, static_cast<int>(which), ordinal_) == kSuccess ? value : 0;
   }
+  /// A NIC's writes into its memory are seen by its work only after flush_rdma_writes.
+  bool must_flush_rdma_writes() const { return attribute(DeviceAttribute::kRdmaWritesOrdering) == kRdmaOrderedForNobody; }
+  bool can_flush_rdma_writes() const {
+    return driver_->flush_rdma_writes != nullptr && (attribute(DeviceAttribute::kRdmaFlushWrites) & kRdmaFlushByHost) != 0;
+  }
+  /// All that NICs have written so far is seen by the device's work that is queued from here on. Its context must be
+  /// current.
+  Status flush_rdma_writes() const {
+    return check(driver_->flush_rdma_writes(kFlushCurrentContext, kFlushToOwner), "cuFlushGPUDirectRDMAWrites");
+  }
+  /// On this thread, for as long as it lives.
+  void make_current() const { driver_->context_set(context_); }
   Status check(Code code, const char* call) const { return driver_->check(code, call, ordinal_); }
 
   /// Makes the device's context current on this thread, and what was current before again at its end. The driver's calls

@@ -56,9 +56,11 @@
   X(host_register, cuMemHostRegister_v2, (void*, std::size_t, unsigned))                                         \
   X(host_unregister, cuMemHostUnregister, (void*))
 
-// Stream memory operations; the batch of CUDA 13 and, with a place for the copy that failed, that of 12.8.
+// Stream memory operations; the flush of a NIC's writes (11.3); the batch of CUDA 13 and, with a place for the copy that
+// failed, that of 12.8.
 #define CARDEA_CUDA_NEWER_FUNCTIONS(X)                                                                   \
   X(stream_wait_value, cuStreamWaitValue32_v2, (Stream, Pointer, std::uint32_t, unsigned))               \
+  X(flush_rdma_writes, cuFlushGPUDirectRDMAWrites, (int, int))                                           \
   X(copy_batch, cuMemcpyBatchAsync_v2,                                                                   \
     (Pointer*, Pointer*, std::size_t*, std::size_t, CopyAttributes*, std::size_t*, std::size_t, Stream)) \
   X(copy_batch_12_8, cuMemcpyBatchAsync,                                                                 \

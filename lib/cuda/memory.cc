@@ -8,11 +8,12 @@
 namespace cardea::cuda {
 namespace {
 
-AllocationProperties shareable_properties(int ordinal) {
+AllocationProperties shareable_properties(const Device& device) {
   AllocationProperties properties;
   properties.type = kAllocationPinned;
   properties.requested_handle_types = kHandlePosixDescriptor;
-  properties.location = {kLocationDevice, ordinal};
+  properties.location = {kLocationDevice, device.ordinal()};
+  properties.flags.rdma = device.attribute(DeviceAttribute::kRdmaWithVirtualMemory) != 0 ? 1 : 0;  // NICs may write there
   return properties;
 }
 
@@ -80,7 +81,7 @@ Result<Export> Export::decode(ByteView bytes, std::uint64_t region_bytes) {
 Result<DeviceMemory> DeviceMemory::create(std::shared_ptr<const Device> device, std::uint64_t bytes) {
   const Driver& driver = device->driver();
   const Device::Current current(*device);
-  const AllocationProperties properties = shareable_properties(device->ordinal());
+  const AllocationProperties properties = shareable_properties(*device);
   std::size_t granularity = 0;
   Status status = device->check(driver.allocation_granularity(&granularity, &properties, kGranularityRecommended),
                                 "cuMemGetAllocationGranularity");

@@ -11,6 +11,7 @@
 
 #include "cardea/cardea.h"
 #include "lib/api/affinity.h"
+#include "lib/transport/ucx/factory.h"
 #include "topology/rails.h"
 
 namespace cardea::doctor {
@@ -38,7 +39,7 @@ Section library() {
       {"built with", fmt::format("CUDA {}, NCCL {}", or_none(version.cuda, "no"), or_none(version.nccl, "no"))},
       {"hwloc", version.hwloc},
       {"CUDA driver", or_none(version.cuda_driver, "none found")},
-      {"UCX", version.ucx},
+      {"UCX", fmt::format("{}, {} GPU memory", version.ucx, transport::ucx_has_device_memory() ? "takes" : "takes no")},
   };
   for (const std::string& transport : ucx_transports()) lines.emplace_back("", transport);
   return {"library", std::move(lines)};

@@ -150,6 +150,7 @@ Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::
   if (const Status status = use_device(); !status.ok()) return status;
   SlabMemory memory;
   memory.on_device = true;
+  memory.direct = slabs_go_direct();
   const cuda::Device& device = *copier_->device();
   for (std::size_t s = 0; s < places.size(); ++s) {
     if (const Status status = cuda::check_residence(device, places[s].base); !status.ok())
@@ -157,7 +158,7 @@ Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::
   }
   if (!places.empty()) {
     memory.found = share_rows(layout, rows, places);
-    memory.gates = make_gates(layout, slots);
+    if (!memory.direct) memory.gates = make_gates(layout, slots);
     return memory;
   }
   const Result<SlabPlan> plan = plan_slab(layout, slots);
@@ -166,7 +167,7 @@ Result<SlabMemory> Runtime::slab_memory(const core::SegmentLayout& layout, std::
   if (!made.ok()) return made.status().within(fmt::format("slab of {} slots", slots));
   memory.own = std::make_shared<DeviceBacking>();
   memory.own->own = std::move(*made);
-  memory.gates = make_gates(layout, slots);
+  if (!memory.direct) memory.gates = make_gates(layout, slots);
   return memory;
 }
 

@@ -31,6 +31,8 @@ struct SlabRecord {
   std::vector<RegionNumber> regions;  // that registered rows lie in
   LandingMemory memory;               // empty if the rows are the framework's
   bool on_device = false;
+  bool direct = false;                   // what comes over the network may be written there by its transport
+  bool may_be_registered = false;        // or might have been
   bool mappable = false;                 // on the device, in regions that others of the node can map
   std::shared_ptr<cuda::GateSet> gates;  // null: nothing is queued before it has come over the network
 
@@ -46,12 +48,14 @@ struct SlabMemory {
   std::vector<RegionNumber> found;  // regions made for the framework's rows on the device, to be dropped with the slab
   std::shared_ptr<cuda::GateSet> gates;
   LandingMemory landing;  // in host memory
+  bool direct = false;
 };
 
 /// Another rank as a source of the layer.
 struct SourceRecord {
   LayerAnnounce announce;
   std::unordered_map<ExpertIndex, std::size_t> local_of;
+  bool direct = false;                                                       // its transport writes into device memory here
   std::set<std::uint32_t> on_device;                                         // regions of device memory
   std::map<std::uint32_t, const std::byte*> mapped;                          // regions that are mapped here
   std::map<std::uint32_t, std::shared_ptr<const cuda::PeerMapping>> device;  // those of device memory that are

@@ -254,6 +254,7 @@ Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce an
   if (const std::string what = layer.layout.difference(announce.layout); !what.empty()) mismatch(what);
 
   SourceRecord source;
+  source.direct = !on_this_node(from) && source_goes_direct(from);
   std::map<std::uint32_t, std::uint64_t> sizes;
   for (const RegionOffer& offer : announce.regions) {
     const transport::RegionKey key{from, offer.region};
@@ -413,6 +414,7 @@ void Runtime::form_if_complete(LayerRecord& layer) {
           const transport::RailRun rails = rails_[rank];
           option.lane = kNetworkIn + rails.first;
           option.rails = rails.count;
+          option.direct = source.direct;
         }
       }
       expert.options.push_back(option);

@@ -133,6 +133,7 @@ void Runtime::lose(Rank peer, const Status& why) {
       layer->failure = why.with_peer(peer);
   }
   forget_importer(peer);
+  fail_held(peer, why);
   core_.peer_lost(peer, departed_.contains(peer), why, now());
   observer_.on_change();
   if (!watch_) return;

@@ -143,6 +143,7 @@ void Runtime::carry_out(const core::StartChunk& start) {
   if (start.from != cache::kNoEntry) return copy_from_cache(start);
   transport::ChunkOrder order = order_for(start);
   const bool onto_device = start.into == cache::kNoEntry && !start.lands && slabs_.at(start.slab)->on_device;
+  if (onto_device && start.direct && slabs_.at(start.slab)->direct) return start_direct(start, std::move(order));
   if (lost_.contains(start.source) && !onto_device && copy_from_mapping(start, order)) return;
   if (onto_device && !bounce(start, order)) {
     return enqueue([this, token = start.chunk, bytes = order.bytes] {
@@ -334,7 +335,10 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
   }
   slab->layout = std::move(layout);
   slab->gates = std::move(memory.gates);
-  slab->number = core_.add_slab(slots, slab->on_device ? std::optional(kGpuUpload) : std::nullopt, gate_limits(*slab));
+  slab->direct = slab->may_be_registered = memory.direct;
+  if (slab->direct) prepare_direct();
+  slab->number =
+      core_.add_slab(slots, slab->on_device ? std::optional(kGpuUpload) : std::nullopt, gate_limits(*slab), slab->direct);
   slabs_.emplace(slab->number, slab);
   return slab;
 }
@@ -346,6 +350,7 @@ Status Runtime::destroy_slab(SlabRecord& slab) {
     std::vector<cuda::SlotKey> slots;
     for (core::SlotIndex slot = 0; slot < slab.slots; ++slot) slots.push_back(slot_key(slab.number, slot));
     copier_->forget(slots);
+    if (slab.may_be_registered) forget_direct(slab);
     drop_gates(slab);
   }
   for (const RegionNumber number : slab.regions) {
@@ -531,6 +536,7 @@ void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
   const auto held = lock();
   InFlight* const flight = in_flight_.find(token);
   if (flight == nullptr) return;
+  if (flight->direct && direct_goes_on(token, *flight, status)) return dispatch();
   if (status.ok() && upload_bounced(token, *flight)) return dispatch();
   if (status.ok()) {
     std::uint64_t& bytes = flight->path == CARDEA_PATH_NETWORK    ? bytes_.network_received

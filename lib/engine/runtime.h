@@ -28,6 +28,7 @@
 #include "lib/core/core.h"
 #include "lib/cuda/copier.h"
 #include "lib/engine/dump.h"
+#include "lib/engine/gpu_direct.h"
 #include "lib/engine/layer_record.h"
 #include "lib/engine/messages.h"
 #include "lib/engine/peer_watch.h"
@@ -63,7 +64,9 @@ struct RuntimeOptions {
   std::size_t record = 0;             // records that the recorder's ring holds; 0: none is made
   /// Brings in memory of the cache's payload before it is written for the first time; unset: all of it is there.
   std::function<Status(std::uint64_t offset, std::uint64_t bytes)> back;
-  int cuda_device = -1;               // this rank's GPU; -1: that of the thread that uses device memory first
+  int cuda_device = -1;  // this rank's GPU; -1: that of the thread that uses device memory first
+  GpuDirect gpu_direct = GpuDirect::kAuto;
+  std::vector<int> gpus_near_nics;    // by CUDA's numbers: those that are near all NICs by which chunks may come
   std::optional<unsigned> numa;       // of the operating system's NUMA nodes, the one where memory should come from
   std::optional<WatchOptions> watch;  // none: peers are lost only when their transport says so
 };
@@ -90,6 +93,7 @@ struct LayerRequest {
 
 struct ByteCounters {
   std::uint64_t node_copied = 0, network_received = 0, network_sent = 0, node_gpu = 0;
+  std::uint64_t network_direct = 0;  // of those received, straight into device memory
 };
 
 class Runtime final : public transport::Listener, private cuda::CopyObserver {
@@ -262,6 +266,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   // ---- transport::Listener
   void on_message(Rank from, ByteView message) override;
   void on_chunk_done(transport::ChunkToken token, const Status& status) override;
+  void on_chunk_landed(transport::ChunkToken token, Bytes bytes) override;
   void on_peer_lost(Rank peer, const Status& why) override;
   Result<transport::Lease> lend(Rank asker, const transport::ExpertAddress& expert, std::uint64_t offset,
                                 std::uint64_t bytes) override;
@@ -281,6 +286,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     std::shared_ptr<Bounce> bounce;    // lands in host memory first
     std::shared_ptr<cuda::Gate> gate;  // it waits behind
     std::size_t gate_line = 0;
+    std::unique_ptr<core::StartChunk> direct;  // straight into device memory
+    bool flushed = false;
     Rank source = kNoRank;  // none: copied out of the node cache
     core::LaneNumber lane = 0;
     std::uint32_t layer_id = 0;
@@ -357,6 +364,18 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   // runtime.cc
   bool on_this_node(Rank rank) const { return options_.node_of[rank] == options_.node_of[options_.self]; }
   bool has_other_nodes() const;
+
+  // gpu_direct.cc
+  bool slabs_go_direct();
+  bool decide_direct();
+  bool source_goes_direct(Rank from) const;
+  void prepare_direct();
+  void forget_direct(const SlabRecord& slab);
+  void start_direct(const core::StartChunk& start, transport::ChunkOrder order);
+  void slot_is_idle(std::uint64_t hold, const Status& status);
+  void fail_held(Rank source, const Status& why);
+  bool direct_goes_on(transport::ChunkToken token, InFlight& flight, const Status& status);
+  void flush_direct();
 
   // gpu_gates.cc
   std::shared_ptr<cuda::GateSet> make_gates(const core::SegmentLayout& layout, std::uint32_t slots);
@@ -491,6 +510,15 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   };
   std::map<transport::RegionKey, EarlyOffer> early_offers_;  // of device memory
   std::shared_ptr<cuda::BufferPool> buffers_;
+  std::optional<bool> direct_;  // slabs_go_direct; under making_device_
+  bool flushes_ = false;        // what NICs have written; before the first slab that takes it
+  struct Hold {                 // chunks that wait until the GPU is done with their slot
+    cuda::SlotKey slot = 0;
+    std::vector<transport::ChunkOrder> orders;
+  };
+  std::map<std::uint64_t, Hold> holds_;
+  std::uint64_t next_hold_ = 1;
+  std::vector<transport::ChunkToken> unflushed_;
   struct GateLine {         // one of the copier's gated queues
     Rank source = kNoRank;  // of what was queued there last
     std::uint32_t shut = 0;

@@ -137,6 +137,8 @@ std::string prometheus_text(const Counters& counters, const Gauges& gauges) {
     page.sample("", value);
   };
   one("cardea_network_received_bytes_total", "counter", "Expert bytes received from other nodes.", gauges.network_received);
+  one("cardea_network_direct_bytes_total", "counter", "Of those received, bytes that went straight into the GPU's memory.",
+      gauges.network_direct);
   one("cardea_network_sent_bytes_total", "counter", "Expert bytes served to other ranks that asked for them.",
       gauges.network_sent);
   one("cardea_node_copied_bytes_total", "counter", "Expert bytes that this rank copied within its node.",

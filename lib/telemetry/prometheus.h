@@ -16,6 +16,7 @@ struct Gauges {
   Node node = 0;
   std::string version;                 // of the library
   std::uint64_t network_received = 0;  // payload bytes
+  std::uint64_t network_direct = 0;    // of those received, straight into a GPU's memory
   std::uint64_t network_sent = 0;
   std::uint64_t node_copied = 0;
   std::uint64_t prefetch_wasted = 0;

@@ -48,20 +48,32 @@ struct RemotePiece {
   std::uint64_t bytes = 0;
 };
 
+/// What a transport can do for a chunk whose destination is the memory of this rank's GPU.
+enum class DeviceMemory : std::uint8_t {
+  kNone,     // nothing: it refuses it
+  kCopied,   // the transport's library copies it there, for which it calls the GPU's driver, on the engine thread
+  kWritten,  // the NIC writes there
+};
+
 /// One chunk to be pulled. `destination` and `source_pieces` describe the same payload bytes in the same order, cut where
 /// their own memory is not contiguous, so they may differ in number; each adds up to the payload.
 struct ChunkOrder {
   ChunkToken token = 0;
   Rank source = kNoRank;
   ExpertAddress expert;
-  std::uint64_t offset = 0;                // in the packed expert; padding between segments is not moved
-  std::uint64_t bytes = 0;                 // length of the range in the packed expert, padding included
-  std::vector<iovec> destination;          // valid and unmoved until on_chunk_done
+  std::uint64_t offset = 0;        // in the packed expert; padding between segments is not moved
+  std::uint64_t bytes = 0;         // length of the range in the packed expert, padding included
+  std::vector<iovec> destination;  // valid and unmoved until on_chunk_done
+  /// Set: the destination is one piece of memory of the GPU, and lies in this, which a transport may register as a whole and
+  /// keep registered until forget_device.
+  iovec device{nullptr, 0};
   std::vector<RemotePiece> source_pieces;  // for transports that read the source's memory by themselves
   /// Where the source keeps the layer's version, 8 bytes. A transport that reads the source's memory by itself reads it
   /// after the payload and completes with STALE when it differs from expert.version. bytes == 0: not checked.
   RemotePiece stamp;
   std::uint32_t rail = 0;  // by which it should go, of a transport that has several; another serves where that one cannot
+
+  bool onto_device() const { return device.iov_len != 0; }
 };
 
 /// What a source lends a peer that asked for a chunk: where the payload lies. It stays readable until the lease is
@@ -82,8 +94,12 @@ class Listener {
  public:
   virtual ~Listener() = default;
   virtual void on_message(Rank from, ByteView message) = 0;
-  /// Exactly once for every started chunk. After a failure the destination is not written any more.
+  /// Exactly once for every started chunk. After a failure the destination is not written any more. UNSUPPORTED of a chunk
+  /// onto the device: it has to come another way.
   virtual void on_chunk_done(ChunkToken token, const Status& status) = 0;
+  /// Instead of it, for a chunk onto the device: its bytes came in such a way that they are here, in host memory. Who takes
+  /// no such chunks never hears of it.
+  virtual void on_chunk_landed(ChunkToken token, Bytes bytes) { static_cast<void>(token), static_cast<void>(bytes); }
   /// At most once per peer; chunks in flight from it have been completed with PEER_LOST before.
   virtual void on_peer_lost(Rank peer, const Status& why) = 0;
   /// A peer asks for a chunk. STALE (retired version), INVALID_ARGUMENT (no such expert here, or range outside of it).
@@ -110,6 +126,16 @@ class Transport {
     static_cast<void>(peer);
     return {};
   }
+
+  /// What it can do with device memory, of any peer at best; asks its library, and assumes nothing. Any thread.
+  virtual DeviceMemory device_memory() const { return DeviceMemory::kNone; }
+  /// Likewise of chunks of this peer. May open what is opened at first use.
+  virtual DeviceMemory device_memory(Rank peer) {
+    static_cast<void>(peer);
+    return DeviceMemory::kNone;
+  }
+  /// Memory of the device that begins there goes: no chunk into it is under way.
+  virtual void forget_device(void* base) { static_cast<void>(base); }
 
   /// Queues a message; those to one peer arrive in order, also relative to regions offered before. Failure is reported by
   /// on_peer_lost. At most kMaxMessage bytes; a longer one is dropped, with an error in the log.

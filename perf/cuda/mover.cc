@@ -53,9 +53,11 @@ void Mover::poison() {
   for (unsigned s = 0; s < load_.segments; ++s)
     check_cuda(cudaMemsetAsync(slots_.base(s), 0xa5, load_.segment() * 2 * load_.experts, stream_), "cudaMemset");
   check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  poison_own();
 }
 
 std::uint64_t Mover::wrong(unsigned part) {
+  bring_own();
   check_cuda(cudaMemsetAsync(wrong_, 0, sizeof *wrong_, stream_), "cudaMemset");
   for (unsigned i = 0; i < load_.experts; ++i)
     for (unsigned s = 0; s < load_.segments; ++s)
@@ -71,16 +73,24 @@ std::uint64_t Mover::seed(unsigned rank, unsigned expert, unsigned segment) {
   return (std::uint64_t{rank} << 60) + (std::uint64_t{expert} << 44) + (std::uint64_t{segment} << 40) + 12345;
 }
 
-std::vector<std::string> mover_names() {
+std::vector<std::string> mover_names(bool network) {
+  if (network) return {"net-gpu", "net-direct", "net-host"};
   return {"cardea", "ipc-copy", "ipc-batch", "ipc-kernel", "nccl", "nccl-memcpy", "memcpy-peer"};
+}
+
+const char* limit_name(bool network) {
+  return network ? "net-host" : "ipc-copy";
 }
 
 void prepare_process(const std::string& name) {
   if (name == "nccl-memcpy") setenv("NCCL_P2P_USE_CUDA_MEMCPY", "1", 1);
+  if (name.rfind("net-", 0) != 0) return;
+  setenv("CARDEA_GPU_DIRECT", name == "net-direct" ? "on" : "off", 1);
+  setenv("UCX_TLS", "tcp,self,cuda_copy", 0);  // two nodes on one machine
 }
 
 std::unique_ptr<Mover> make_mover(const std::string& name, Link& link, const Load& load) {
-  if (name == "cardea") return make_cardea_mover(link, load);
+  if (name == "cardea" || name.rfind("net-", 0) == 0) return make_cardea_mover(name, link, load);
   if (name == "nccl" || name == "nccl-memcpy") return make_nccl_mover(link, load);
   return make_copy_mover(name, link, load);
 }

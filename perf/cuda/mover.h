@@ -62,6 +62,8 @@ class Mover {
   virtual void finish();
   /// The slot in which expert i of the last transfer lies.
   virtual unsigned slot_of(unsigned i) const { return i; }
+  /// Throws if it has not gone the way that it was to go.
+  virtual void judge() {}
 
   /// Fills the slots with what no source holds.
   void poison();
@@ -69,6 +71,9 @@ class Mover {
   std::uint64_t wrong(unsigned part);
 
  protected:
+  /// For ways whose slots are not `slots_`: fill theirs too; bring what has come into `slots_`.
+  virtual void poison_own() {}
+  virtual void bring_own() {}
   static std::uint64_t seed(unsigned rank, unsigned expert, unsigned segment);
 
   Link& link_;
@@ -80,15 +85,17 @@ class Mover {
   unsigned long long* wrong_ = nullptr;
 };
 
-/// What there is, in the order of the table; the second is the limit that the others are held against.
-std::vector<std::string> mover_names();
+/// What there is, in the order of the table, and which the others are held against: within the node, or between two nodes
+/// that this machine plays.
+std::vector<std::string> mover_names(bool network);
+const char* limit_name(bool network);
 /// Sets what must be set in a process before anything else (environment of NCCL).
 void prepare_process(const std::string& name);
 /// Collective. std::invalid_argument for another name.
 std::unique_ptr<Mover> make_mover(const std::string& name, Link& link, const Load& load);
 
 // The makers, each in its own file.
-std::unique_ptr<Mover> make_cardea_mover(Link& link, const Load& load);
+std::unique_ptr<Mover> make_cardea_mover(const std::string& name, Link& link, const Load& load);
 std::unique_ptr<Mover> make_copy_mover(const std::string& name, Link& link, const Load& load);
 std::unique_ptr<Mover> make_nccl_mover(Link& link, const Load& load);  // null where built without NCCL
 

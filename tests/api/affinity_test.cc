@@ -42,6 +42,38 @@ TEST(RankPlace, IsNearItsGpu) {
   }
 }
 
+/// As CUDA shows it to a process that sees all GPUs.
+topology::Machine with_cuda(const std::string& name) {
+  topology::Description description = machine(name).description();
+  unsigned next = 0;
+  for (topology::Device& device : description.devices) {
+    if (device.kind == topology::DeviceKind::kGpu) device.cuda_index = next++;
+  }
+  Result<topology::Machine> made = topology::assemble(std::move(description));
+  EXPECT_TRUE(made.ok()) << made.status().message();
+  return std::move(made).value();
+}
+
+TEST(RankPlace, KnowsWhichGpusAreNearItsNics) {
+  const topology::Machine hgx = with_cuda("hgx-h100");
+  for (unsigned local = 0; local < 8; ++local) {
+    const RankPlace own = place(hgx, local, 8);
+    const std::vector<int> of_its_bridge = local < 4 ? std::vector<int>{0, 1, 2, 3} : std::vector<int>{4, 5, 6, 7};
+    EXPECT_EQ(own.gpus_near_nics, of_its_bridge) << local;
+  }
+  // Two rails of different host bridges have no GPU that is near both; a rail that is no RDMA device has none at all.
+  EXPECT_TRUE(place(hgx, 0, 8, "nic=mlx5_0,mlx5_7").gpus_near_nics.empty());
+  const auto ethernet = [](const std::string& device) -> std::optional<topology::NicPort> {
+    if (device != "eth0") return std::nullopt;
+    return topology::NicPort{"eth0", false};
+  };
+  const Result<RankPlace> by_ethernet = place_rank(hgx, 0, 8, "nic=eth0", ethernet);
+  ASSERT_TRUE(by_ethernet.ok()) << by_ethernet.status().message();
+  EXPECT_TRUE(by_ethernet->gpus_near_nics.empty());
+  EXPECT_TRUE(place(machine("hgx-h100"), 0, 8).gpus_near_nics.empty()) << "CUDA shows none of them";
+  EXPECT_TRUE(place(hgx, 0, 8, "off").gpus_near_nics.empty());
+}
+
 TEST(RankPlace, NoTwoRanksHaveOneNicWhereThereIsOneForEach) {
   const topology::Machine hgx = machine("hgx-h200");
   std::set<std::string> taken;

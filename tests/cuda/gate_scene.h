@@ -56,6 +56,7 @@ struct Scene {
   GpuLayer& layer;
   SharedBoard& board;
   const std::vector<std::uint32_t> experts;  // of the source, as many as there are slots
+  std::uint64_t seed = 0;                    // of their bytes
 };
 
 class GpuGate : public ::testing::Test {
@@ -96,7 +97,7 @@ class GpuGate : public ::testing::Test {
           experts.pop_back();
           layer.poison_slab();
           EXPECT_TRUE(board.barrier(0, 2));
-          Scene scene{gpu, job, layer, board, experts};
+          Scene scene{gpu, job, layer, board, experts, shape.seed};
           read(scene);
           board.set(kEnd, 1);
         },

@@ -11,6 +11,8 @@
 #include <random>
 #include <stdexcept>
 
+#include "lib/transport/ucx/factory.h"
+
 namespace cardea::test {
 namespace {
 
@@ -39,6 +41,11 @@ bool fake_gpus() {
     return library != nullptr && dlsym(library, "fake_cuda_driver") != nullptr ? 1 : 0;
   });
   return fake != 0;
+}
+
+bool ucx_takes_gpus() {
+  static const int takes = in_a_child([] { return transport::ucx_has_device_memory() ? 1 : 0; });
+  return takes != 0;
 }
 
 // ---------------------------------------------------------------- the device

@@ -18,6 +18,8 @@ namespace cardea::test {
 int gpus_here();
 /// Whether those are the fake driver's.
 bool fake_gpus();
+/// Whether this UCX takes a GPU's memory as a chunk's destination, asked in a process of its own.
+bool ucx_takes_gpus();
 
 #define CARDEA_NEEDS_GPU() \
   if (::cardea::test::gpus_here() == 0) GTEST_SKIP() << "no GPU here"

@@ -57,6 +57,30 @@ TEST_P(TransportSuite, AChunksBytesAreRightAndNothingBesideThemIsWritten) {
   });
 }
 
+TEST_P(TransportSuite, AChunkOntoADeviceIsRefusedWhereThereIsNone) {
+  run_for_each_memory(2, [&](RankHarness& rank, Memory kind) {
+    const ExpertLayout layout = ExpertLayout::whole(0, 5, 0, kVersion, 64, 4096);
+    if (rank.rank() == 0) {
+      Region& region = rank.make_region(5, kMiB, kind);
+      region.set_stamp(kVersion);
+      rank.seen().add_lendable(layout, region);
+      rank.offer(region, std::array<Rank, 1>{1});
+      rank.barrier();
+      return;
+    }
+    ASSERT_TRUE(rank.accept_from(0));
+    Landing landing(4096);
+    transport::ChunkOrder order = make_order(1, layout, landing);
+    order.device = order.destination.front();
+    ASSERT_EQ(rank.transport().device_memory(), transport::DeviceMemory::kNone);
+    rank.transport().start(std::move(order));
+    ASSERT_TRUE(rank.await_chunks(1));
+    EXPECT_EQ(rank.seen().completions().at(1).code(), CARDEA_ERR_UNSUPPORTED);
+    EXPECT_TRUE(landing.gaps_untouched());
+    rank.barrier();
+  });
+}
+
 TEST_P(TransportSuite, SourceAndDestinationMayBeCutDifferently) {
   run_for_each_memory(2, [&](RankHarness& rank, Memory kind) {
     ExpertLayout expert = ExpertLayout::whole(0, 2, 9, kVersion, 64, 1);

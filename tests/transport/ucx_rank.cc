@@ -100,8 +100,9 @@ bool UcxRank::close() {
 }
 
 void UcxRank::pull(ChunkToken token, Rank source, std::uint64_t offset, std::vector<iovec> destination, Version version,
-                   std::uint32_t rail) {
+                   std::uint32_t rail, iovec device) {
   ChunkOrder order;
+  order.device = device;
   order.token = token;
   order.source = source;
   order.expert.version = version;
@@ -120,6 +121,12 @@ void UcxRank::on_message(Rank from, ByteView message) {
 void UcxRank::on_chunk_done(ChunkToken token, const Status& status) {
   EXPECT_FALSE(chunks.contains(token)) << "chunk " << token << " completed twice";
   chunks[token] = status;
+}
+
+void UcxRank::on_chunk_landed(ChunkToken token, Bytes bytes) {
+  EXPECT_FALSE(chunks.contains(token)) << "chunk " << token << " completed twice";
+  chunks[token] = Status();
+  landed[token] = std::move(bytes);
 }
 
 void UcxRank::on_peer_lost(Rank peer, const Status& why) {

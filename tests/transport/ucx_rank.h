@@ -53,10 +53,11 @@ class UcxRank : public transport::Listener {
 
   /// Starts pulling bytes [offset, offset+bytes) of expert 0 of `source`.
   void pull(transport::ChunkToken token, Rank source, std::uint64_t offset, std::vector<iovec> destination,
-            Version version = 1, std::uint32_t rail = 0);
+            Version version = 1, std::uint32_t rail = 0, iovec device = {nullptr, 0});
 
   std::vector<std::pair<Rank, Bytes>> messages;
   std::map<transport::ChunkToken, Status> chunks;
+  std::map<transport::ChunkToken, Bytes> landed;  // of chunks onto a device, those that came to host memory
   std::map<Rank, Status> lost;
   std::vector<std::uint64_t> given_back;  // bytes sent, per lease
   /// What is lent: pieces per request. Answers INVALID_ARGUMENT when not set.
@@ -65,6 +66,7 @@ class UcxRank : public transport::Listener {
  private:
   void on_message(Rank from, ByteView message) override;
   void on_chunk_done(transport::ChunkToken token, const Status& status) override;
+  void on_chunk_landed(transport::ChunkToken token, Bytes bytes) override;
   void on_peer_lost(Rank peer, const Status& why) override;
   Result<transport::Lease> lend(Rank asker, const transport::ExpertAddress& expert, std::uint64_t offset,
                                 std::uint64_t bytes) override;

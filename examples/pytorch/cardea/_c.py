@@ -248,6 +248,7 @@ class Counters(ctypes.Structure):
         ("cache_overdue", c_uint64),
         ("experts_node_gpu", c_uint64),
         ("bytes_node_gpu", c_uint64),
+        ("bytes_network_direct", c_uint64),
     ]
 
 

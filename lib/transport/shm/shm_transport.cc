@@ -170,6 +170,8 @@ void ShmTransport::start(ChunkOrder order) {
   auto pull = std::make_unique<Pull>(std::move(order));
   const Rank source = pull->order().source;
   if (closing_) return finish_soon(*pull, Status::error(CARDEA_ERR_CANCELED, "the transport is closing"));
+  if (pull->order().onto_device())
+    return finish_soon(*pull, Status(CARDEA_ERR_UNSUPPORTED, "the node's transport writes no device memory"));
   if (!peers_.contains(source)) {
     return finish_soon(*pull, Status::error(CARDEA_ERR_INVALID_ARGUMENT, "rank {} is not on this node", source));
   }

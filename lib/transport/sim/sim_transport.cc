@@ -181,7 +181,9 @@ void SimTransport::start(ChunkOrder order) {
     return;
   }
   const ChunkOrder& kept = found->second;
-  if (Status status = check(kept); !status.ok()) {
+  if (kept.onto_device()) {
+    complete_later(token, Status(CARDEA_ERR_UNSUPPORTED, "no device memory in the simulation"));
+  } else if (Status status = check(kept); !status.ok()) {
     complete_later(token, std::move(status));
   } else if (network_.same_node(rank_, kept.source)) {
     read(kept, total(kept.destination));

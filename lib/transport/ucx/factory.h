@@ -9,6 +9,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -83,5 +84,12 @@ Result<std::vector<std::string>> ucx_rail_devices(ByteView address, Rank rank);
 
 /// UCX found at run time, such as "1.13.1".
 std::string ucx_version();
+
+/// Whether this UCX, as it is set up by the environment, can have GPU memory as a chunk's destination; makes a context of
+/// its own to ask.
+bool ucx_has_device_memory();
+/// For tests, whose device memory is host memory: what UCX transports made from now on take for UCX's answer, of all their
+/// peers, and what they take for it later when another is given. Process-wide; none: transports made then ask UCX.
+void pretend_device_memory(std::optional<DeviceMemory> answer);
 
 }  // namespace cardea::transport

@@ -69,19 +69,34 @@ Transports transports_of(ucp_ep_h endpoint) {
   }
   return found;
 }
-#else
-std::string text_of(ucp_ep_h endpoint) {
+#endif
+
+/// What `print(file)` writes.
+template <typename Print>
+std::string text_of(Print print) {
   char* text = nullptr;
   std::size_t size = 0;
   std::FILE* out = open_memstream(&text, &size);
   if (out == nullptr) return {};
-  ucp_ep_print_info(endpoint, out);
+  print(out);
   std::fclose(out);
   const std::string info(text, size);
   std::free(text);
   return info;
 }
+
+#if UCP_API_VERSION < UCP_VERSION(1, 15)
+std::string text_of_endpoint(ucp_ep_h endpoint) {
+  return text_of([&](std::FILE* out) { ucp_ep_print_info(endpoint, out); });
+}
 #endif
+
+/// UCX 1.15 to 1.18 lose zero-copy GET where peer errors are on.
+bool loses_get(bool peer_errors) {
+  unsigned major = 0, minor = 0, release = 0;
+  ucp_get_version(&major, &minor, &release);
+  return peer_errors && major == 1 && minor >= 15 && minor <= 18;
+}
 
 }  // namespace
 
@@ -103,18 +118,29 @@ bool describes_hardware_get(std::string_view info) {
 }
 
 bool has_hardware_get(ucp_ep_h endpoint, bool peer_errors) {
-  unsigned major = 0;
-  unsigned minor = 0;
-  unsigned release = 0;
-  ucp_get_version(&major, &minor, &release);
-  if (peer_errors && major == 1 && minor >= 15 && minor <= 18) return false;
+  if (loses_get(peer_errors)) return false;
 #if UCP_API_VERSION >= UCP_VERSION(1, 15)
   const Transports transports = transports_of(endpoint);
   return std::any_of(transports.entries.begin(), transports.entries.begin() + transports.count,
                      [](const auto& entry) { return entry.transport_name != nullptr && is_rdma(entry.transport_name); });
 #else
-  return describes_hardware_get(text_of(endpoint));
+  return describes_hardware_get(text_of_endpoint(endpoint));
 #endif
+}
+
+// "#      resource 4  :  md 3  dev 1  flags -- rc_mlx5/mlx5_0:1"
+bool describes_rdma(std::string_view info) {
+  while (!info.empty()) {
+    const std::string_view line = next_line(info);
+    const std::size_t at = line.find("-- ");
+    if (line.find(" resource ") != std::string_view::npos && at != std::string_view::npos && is_rdma(line.substr(at + 3)))
+      return true;
+  }
+  return false;
+}
+
+bool has_rdma(ucp_context_h context, bool peer_errors) {
+  return !loses_get(peer_errors) && describes_rdma(text_of([&](std::FILE* out) { ucp_context_print_info(context, out); }));
 }
 
 std::string describes_tcp_device(std::string_view info) {
@@ -139,7 +165,7 @@ std::string tcp_device(ucp_ep_h endpoint) {
   }
   return device;
 #else
-  return describes_tcp_device(text_of(endpoint));
+  return describes_tcp_device(text_of_endpoint(endpoint));
 #endif
 }
 

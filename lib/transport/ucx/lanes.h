@@ -16,6 +16,11 @@ bool describes_hardware_get(std::string_view endpoint_info);
 /// Asks UCX about the endpoint. `peer_errors` as the endpoint was made: with it, UCX 1.15 to 1.18 lose zero-copy GET.
 bool has_hardware_get(ucp_ep_h endpoint, bool peer_errors);
 
+/// From the text of ucp_context_print_info: an RDMA transport by which hardware reads remote memory is among its resources.
+bool describes_rdma(std::string_view context_info);
+/// Asks UCX about the context, for endpoints with peer errors or without.
+bool has_rdma(ucp_context_h context, bool peer_errors);
+
 /// From the text: the network device, such as "eth0", of an endpoint all of whose lanes are TCP; empty for any other.
 std::string describes_tcp_device(std::string_view endpoint_info);
 /// Asks UCX about the endpoint.

@@ -46,6 +46,11 @@ void UcxTransport::start(ChunkOrder order) {
     return refuse_order(Status::error(CARDEA_ERR_INVALID_ARGUMENT, "chunk at {} of {} bytes with a payload of {}",
                                       order.offset, order.bytes, payload));
   }
+  if (order.onto_device()) {
+    if (Status status = prepare_device(*peer, order); !status.ok()) return refuse_order(std::move(status));
+    if (peer->state != Peer::State::kOpen)
+      return refuse_order(Status(CARDEA_ERR_PEER_LOST, peer->why.message()).with_peer(peer->rank));
+  }
   auto& pull = *(pulls_[token] = std::make_unique<Pull>());
   pull.owner = this;
   pull.peer = peer;
@@ -83,12 +88,16 @@ bool UcxTransport::can_read(Peer& peer, const ChunkOrder& order) {
   const ucp_ep_h ep = endpoint(peer);
   if (ep == nullptr) return false;
   if (options_.get == GetPolicy::kAuto) {
-    if (!peer.hardware_get) peer.hardware_get = has_hardware_get(ep, options_.peer_errors);
-    if (!*peer.hardware_get) return false;
+    if (!hardware_get(peer, ep)) return false;
   }
   const auto unpacked = [&](const RemotePiece& piece) { return rkey(peer, piece.region) != nullptr; };
   return std::all_of(order.source_pieces.begin(), order.source_pieces.end(), unpacked) &&
          (order.stamp.bytes == 0 || unpacked(order.stamp));
+}
+
+bool UcxTransport::hardware_get(Peer& peer, ucp_ep_h endpoint) {
+  if (!peer.hardware_get) peer.hardware_get = has_hardware_get(endpoint, options_.peer_errors);
+  return *peer.hardware_get;
 }
 
 ucp_rkey_h UcxTransport::rkey(Peer& peer, const RegionKey& region) {
@@ -129,6 +138,7 @@ void UcxTransport::read_piece(Pull& pull, const RemotePiece& piece, std::uint64_
   ucp_request_param_t param{};
   param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
   param.memory_type = UCS_MEMORY_TYPE_HOST;
+  if (into != &pull.stamp) describe_destination(pull.order, param);
   param.cb.send = [](void* request, ucs_status_t status, void* arg) {
     auto& done = *static_cast<Pull*>(arg);
     ucp_request_free(request);
@@ -144,13 +154,14 @@ void UcxTransport::read_piece(Pull& pull, const RemotePiece& piece, std::uint64_
   if (UCS_PTR_IS_PTR(request)) return;
   --pull.gets;
   --pull.peer->gets;
-  if (UCS_PTR_IS_ERR(request) && pull.failure.ok()) pull.failure = ucx_error(UCS_PTR_STATUS(request), "ucp_get_nbx");
+  if (UCS_PTR_IS_ERR(request) && pull.failure.ok())
+    pull.failure = error_of(pull.order, UCS_PTR_STATUS(request), "ucp_get_nbx");
 }
 
 void UcxTransport::read_done(Pull& pull, ucs_status_t status) {
   --pull.gets;
   --pull.peer->gets;
-  if (status != UCS_OK && pull.failure.ok()) pull.failure = ucx_error(status, "ucp_get_nbx");
+  if (status != UCS_OK && pull.failure.ok()) pull.failure = error_of(pull.order, status, "ucp_get_nbx");
   if (pull.gets != 0) return;
   // Out of UCX's callback before the stamp is asked for; the token finds the chunk if it is still there.
   queue([this, token = pull.order.token] {
@@ -177,12 +188,16 @@ void UcxTransport::advance_read(Pull& pull) {
 }
 
 void UcxTransport::finish(Pull& pull, const Status& status) {
-  Peer& peer = *pull.peer;
-  const ChunkToken token = pull.order.token;
-  const ErrorDetail detail{peer.rank, pull.order.expert.layer.layer, pull.order.expert.expert, CARDEA_PATH_NETWORK,
+  const ErrorDetail detail{pull.peer->rank, pull.order.expert.layer.layer, pull.order.expert.expert, CARDEA_PATH_NETWORK,
                            pull.payload};
-  queue([this, token, status = status.with_detail(detail)] { listener_.on_chunk_done(token, status); });
-  pulls_.erase(token);
+  end(pull,
+      [this, token = pull.order.token, status = status.with_detail(detail)] { listener_.on_chunk_done(token, status); });
+}
+
+void UcxTransport::end(Pull& pull, std::function<void()> tell) {
+  Peer& peer = *pull.peer;
+  queue(std::move(tell));
+  pulls_.erase(pull.order.token);
   --peer.chunks;
   if (peer.gets == 0) {
     for (ucp_rkey_h retired : std::exchange(peer.retired_rkeys, {})) ucp_rkey_destroy(retired);

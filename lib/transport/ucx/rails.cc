@@ -149,6 +149,27 @@ void Rails::lend_again() {
   for (const auto& rail : rails_) rail->transport->lend_again();
 }
 
+// A chunk may come by any of them.
+DeviceMemory Rails::device_memory() const {
+  DeviceMemory least = DeviceMemory::kWritten;
+  for (const auto& rail : rails_) least = std::min(least, rail->transport->device_memory());
+  return least;
+}
+
+DeviceMemory Rails::device_memory(Rank rank) {
+  const Peer* const peer = find(rank);
+  if (peer == nullptr) return DeviceMemory::kNone;
+  DeviceMemory least = DeviceMemory::kWritten;
+  for (const RailPair& pair : peer->pairs) {
+    if (!peer->out[pair.mine]) least = std::min(least, rails_[pair.mine]->transport->device_memory(rank));
+  }
+  return least;
+}
+
+void Rails::forget_device(void* base) {
+  for (const auto& rail : rails_) rail->transport->forget_device(base);
+}
+
 // ---------------------------------------------------------------- chunks
 
 std::uint32_t Rails::rail_for(const Peer& peer, std::uint32_t wanted) const {
@@ -176,6 +197,19 @@ void Rails::start(ChunkOrder order) {
   }
   if (peer->waiting[rail]++ == 0) peer->moved[rail] = Clock::now();
   rails_[rail]->transport->start(std::move(order));
+}
+
+void Rails::chunk_landed(Rail& rail, ChunkToken token, Bytes bytes) {
+  ++rail.arrived;
+  const auto found = flights_.find(token);
+  if (found == flights_.end()) return listener_.on_chunk_landed(token, std::move(bytes));
+  Peer& peer = *found->second.peer;
+  if (found->second.order) --restartable_;
+  flights_.erase(found);
+  --peer.waiting[rail.number];
+  peer.moved[rail.number] = Clock::now();
+  listener_.on_chunk_landed(token, std::move(bytes));
+  settle(peer);
 }
 
 void Rails::chunk_done(Rail& rail, ChunkToken token, const Status& status) {

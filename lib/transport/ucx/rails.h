@@ -41,6 +41,9 @@ class Rails final : public Transport {
   Status accept(RegionKey region, std::uint64_t bytes, ByteView descriptor) override;
   void forget(RegionKey region) override;
   const std::byte* mapped(RegionKey) const override { return nullptr; }
+  DeviceMemory device_memory() const override;
+  DeviceMemory device_memory(Rank peer) override;
+  void forget_device(void* base) override;
   void start(ChunkOrder order) override;
   void lend_again() override;
   void disconnect(Rank peer) override;
@@ -56,6 +59,7 @@ class Rails final : public Transport {
     Rail(Rails& of, std::uint32_t as) : owner(of), number(as) {}
     void on_message(Rank from, ByteView message) override { owner.message_came(*this, from, message); }
     void on_chunk_done(ChunkToken token, const Status& status) override { owner.chunk_done(*this, token, status); }
+    void on_chunk_landed(ChunkToken token, Bytes bytes) override { owner.chunk_landed(*this, token, std::move(bytes)); }
     void on_peer_lost(Rank peer, const Status& why) override { owner.peer_lost(*this, peer, why); }
     Result<Lease> lend(Rank asker, const ExpertAddress& expert, std::uint64_t offset, std::uint64_t bytes) override {
       return owner.listener_.lend(asker, expert, offset, bytes);
@@ -92,6 +96,7 @@ class Rails final : public Transport {
   std::uint32_t rail_for(const Peer& peer, std::uint32_t wanted) const;
   void message_came(const Rail& rail, Rank from, ByteView message);
   void chunk_done(Rail& rail, ChunkToken token, const Status& status);
+  void chunk_landed(Rail& rail, ChunkToken token, Bytes bytes);
   void peer_lost(Rail& rail, Rank rank, const Status& why);
   Status told_out(const Rail& by, Rank rank, std::uint32_t theirs);
   /// The peer is lost for good: by all rails, once all of its chunks are done.

@@ -114,6 +114,7 @@ Status UcxTransport::take_data(Peer& peer, const ChunkData& header, void* data, 
   Pull& pull = *found->second;
   if (length != pull.payload)
     return Status::error(CARDEA_ERR_PROTOCOL, "{} bytes came, {} were asked for", length, pull.payload);
+  if (!rendezvous && pull.order.onto_device()) return land(pull, {static_cast<const std::byte*>(data), length}), Status();
   if (!rendezvous) {
     scatter(data, pull.order.destination);
     finish(pull, {});
@@ -123,11 +124,16 @@ Status UcxTransport::take_data(Peer& peer, const ChunkData& header, void* data, 
   param.op_attr_mask =
       UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_DATATYPE | UCP_OP_ATTR_FIELD_MEMORY_TYPE;
   param.memory_type = UCS_MEMORY_TYPE_HOST;
+  describe_destination(pull.order, param);
   param.cb.recv_am = [](void* request, ucs_status_t status, std::size_t, void* arg) {
     auto& done = *static_cast<Pull*>(arg);
     ucp_request_free(request);
     Status result = done.failure;
-    if (status != UCS_OK && result.ok()) result = Status::error(CARDEA_ERR_PEER_LOST, "UCX: {}", ucs_status_string(status));
+    if (status != UCS_OK && result.ok()) {
+      result = error_of(done.order, status, "ucp_am_recv_data_nbx");
+      if (result.code() != CARDEA_ERR_UNSUPPORTED)
+        result = Status::error(CARDEA_ERR_PEER_LOST, "UCX: {}", ucs_status_string(status));
+    }
     done.owner->finish(done, result);
   };
   param.user_data = &pull;
@@ -141,7 +147,7 @@ Status UcxTransport::take_data(Peer& peer, const ChunkData& header, void* data, 
   pull.state = Pull::State::kMoving;
   const ucs_status_ptr_t request = ucp_am_recv_data_nbx(worker_->handle(), data, buffer, count, &param);
   if (UCS_PTR_IS_ERR(request)) {
-    finish(pull, ucx_error(UCS_PTR_STATUS(request), "ucp_am_recv_data_nbx"));
+    finish(pull, error_of(pull.order, UCS_PTR_STATUS(request), "ucp_am_recv_data_nbx"));
   } else if (request == nullptr) {
     finish(pull, {});
   }

@@ -64,6 +64,7 @@ Status UcxTransport::listen() {
   if (const auto status = ucp_worker_set_am_recv_handler(worker_->handle(), &handler); status != UCS_OK) {
     return ucx_error(status, "ucp_worker_set_am_recv_handler");
   }
+  ask_of_device_memory();
   worker_->on_turn([this] { return turn(); });
   worker_->kick();
   return {};
@@ -307,6 +308,7 @@ void UcxTransport::destroy() {
   }
   for (auto& [rank, peer] : peers_) release_rkeys(peer);
   while (!offered_.empty()) withdraw(offered_.begin()->first);
+  forget_all_device_memory();
   worker_->stop();
 }
 

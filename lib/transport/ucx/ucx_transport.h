@@ -34,6 +34,9 @@ class UcxTransport final : public Transport {
   Status accept(RegionKey region, std::uint64_t bytes, ByteView descriptor) override;
   void forget(RegionKey region) override;
   const std::byte* mapped(RegionKey) const override { return nullptr; }
+  DeviceMemory device_memory() const override;
+  DeviceMemory device_memory(Rank peer) override;
+  void forget_device(void* base) override;
   void start(ChunkOrder order) override;
   void lend_again() override;
   void disconnect(Rank peer) override;
@@ -59,6 +62,11 @@ class UcxTransport final : public Transport {
   struct AcceptedRegion {
     std::uint64_t bytes = 0;
     Region region;
+  };
+  struct Device {  // what UCX says of GPU memory
+    DeviceMemory best = DeviceMemory::kNone;
+    ucs_memory_type_t type = UCS_MEMORY_TYPE_CUDA;
+    bool pretended = false;
   };
   struct StreamListener {
     UcxTransport* owner = nullptr;
@@ -128,9 +136,21 @@ class UcxTransport final : public Transport {
   void read_piece(Pull& pull, const RemotePiece& piece, std::uint64_t skip, void* into, std::uint64_t bytes);
   void read_done(Pull& pull, ucs_status_t status);
   void advance_read(Pull& pull);
+  bool hardware_get(Peer& peer, ucp_ep_h endpoint);
   ucp_rkey_h rkey(Peer& peer, const RegionKey& region);
   void release_rkeys(Peer& peer);
   void finish(Pull& pull, const Status& status);
+  void end(Pull& pull, std::function<void()> tell);
+
+  // device.cc
+  void ask_of_device_memory();
+  /// UNSUPPORTED: no chunk can be pulled into it.
+  Status prepare_device(Peer& peer, const ChunkOrder& order);
+  /// Tells UCX what memory a chunk's destination is.
+  void describe_destination(const ChunkOrder& order, ucp_request_param_t& param) const;
+  static Status error_of(const ChunkOrder& order, ucs_status_t status, std::string_view call);
+  void land(Pull& pull, ByteView bytes);
+  void forget_all_device_memory();
 
   boost::asio::io_context& io_;
   Listener& listener_;
@@ -146,6 +166,8 @@ class UcxTransport final : public Transport {
   std::list<Send> sends_;
   std::map<std::uint32_t, OfferedRegion> offered_;
   std::map<RegionKey, AcceptedRegion> accepted_;
+  Device device_;
+  std::map<void*, ucp_mem_h> device_regions_;  // registered with the NIC, by where they begin
   std::deque<std::function<void()>> events_;
   std::function<Status(Rank, std::uint32_t)> rail_out_;
   std::map<std::string, StreamListener> listeners_;  // by network device

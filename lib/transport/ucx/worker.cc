@@ -115,6 +115,16 @@ Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
   return {};
 }
 
+// With its older protocols UCX has receives into CUDA's memory that never end, and none by GET (before 1.16).
+bool Worker::has_cuda_memory() const {
+  unsigned major = 0, minor = 0, release = 0;
+  ucp_get_version(&major, &minor, &release);
+  if (major == 1 && minor < 16) return false;
+  ucp_context_attr_t attr{};
+  attr.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
+  return ucp_context_query(context_, &attr) == UCS_OK && (attr.memory_types >> UCS_MEMORY_TYPE_CUDA & 1) != 0;
+}
+
 Result<Bytes> Worker::address() const {
   ucp_address_t* address = nullptr;
   std::size_t length = 0;

@@ -39,6 +39,8 @@ class Worker : public std::enable_shared_from_this<Worker> {
   ucp_context_h context() const { return context_; }
   ucp_worker_h handle() const { return worker_; }
   Result<Bytes> address() const;
+  /// Whether UCX takes CUDA's memory as it takes the host's; it is asked.
+  bool has_cuda_memory() const;
 
   /// `turn` runs after progress, never inside a UCX callback, and says whether it did anything.
   void on_turn(std::function<bool()> turn) { turn_ = std::move(turn); }

@@ -11,6 +11,7 @@
 //   FAKE_CUDA_DEVICES   how many (default 2)
 //   FAKE_CUDA_CONNECTIONS   queues of the device that streams share, in turn; what waits there holds up what comes behind
 //                       (default: each stream its own)
+//   FAKE_CUDA_RDMA_ORDERED   what the device says of the order of NICs' writes (default 0: they must be flushed)
 //   FAKE_CUDA_JITTER    microseconds: each operation starts up to so much later than it could
 //   FAKE_CUDA_FAIL      "cuSymbol:n[:code]": from its n-th call on the function fails (code 2 if it allocates, else 719)
 #include <fcntl.h>
@@ -266,6 +267,12 @@ struct Handle {  // inside an IpcHandle
 FAKE fake_cuda_driver() {
   return kSuccess;
 }
+/// From here on the function fails, as by FAKE_CUDA_FAIL.
+FAKE fake_cuda_fail_from_here(const char* symbol) {
+  const std::scoped_lock held(world().mutex);
+  world().failures[symbol] = {0, 719};
+  return kSuccess;
+}
 FAKE cuInit(unsigned) {
   return world().contexts.empty() ? kNoDevice : fails("cuInit");
 }
@@ -288,7 +295,22 @@ FAKE cuDeviceGet(Ordinal* device, int ordinal) {
   return *device = ordinal, kSuccess;
 }
 FAKE cuDeviceGetAttribute(int* value, int which, Ordinal) {
-  return *value = which == static_cast<int>(DeviceAttribute::kReadOnlyHostRegister) ? 1 : 0, kSuccess;
+  *value = 0;
+  switch (static_cast<DeviceAttribute>(which)) {
+    case DeviceAttribute::kReadOnlyHostRegister:
+    case DeviceAttribute::kRdmaWithVirtualMemory:
+      *value = 1;
+      break;
+    case DeviceAttribute::kRdmaFlushWrites:
+      *value = kRdmaFlushByHost;
+      break;
+    case DeviceAttribute::kRdmaWritesOrdering: {
+      const char* const ordered = std::getenv("FAKE_CUDA_RDMA_ORDERED");
+      *value = ordered != nullptr ? std::atoi(ordered) : kRdmaOrderedForNobody;
+      break;
+    }
+  }
+  return kSuccess;
 }
 FAKE cuDeviceCanAccessPeer(int* can, Ordinal, Ordinal) {
   return *can = 1, kSuccess;
@@ -563,6 +585,19 @@ FAKE cuMemUnmap(Pointer at, std::size_t bytes) {
 }
 FAKE cuMemSetAccess(Pointer, std::size_t, const AccessDescription*, std::size_t) {
   ENTER(cuMemSetAccess);
+  return kSuccess;
+}
+
+/// How often NICs' writes were flushed; only where the context was current.
+static int flushes = 0;
+FAKE fake_cuda_flushes() {
+  return __atomic_load_n(&flushes, __ATOMIC_ACQUIRE);
+}
+FAKE cuFlushGPUDirectRDMAWrites(int target, int scope) {
+  ENTER(cuFlushGPUDirectRDMAWrites);
+  if (current.empty()) return kInvalidContext;
+  if (target != kFlushCurrentContext || scope != kFlushToOwner) return kInvalidValue;
+  __atomic_fetch_add(&flushes, 1, __ATOMIC_ACQ_REL);
   return kSuccess;
 }
 

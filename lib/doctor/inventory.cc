@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lib/doctor/inventory.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <uct/api/uct.h>
+#include <unistd.h>
 
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <set>
 
 #include "cardea/cardea.h"
 #include "lib/api/affinity.h"
+#include "lib/base/unique_fd.h"
 #include "lib/transport/ucx/factory.h"
 #include "topology/rails.h"
 
@@ -29,6 +33,17 @@ std::string count(std::uint64_t value) {
   return value == kUnlimited ? "unlimited" : fmt::to_string(value);
 }
 
+// UCX writes what it thinks of its settings to the standard output, where the report is to stand alone.
+bool ucx_takes_gpu_memory() {
+  std::fflush(stdout);
+  const UniqueFd output(dup(STDOUT_FILENO)), nowhere(open("/dev/null", O_WRONLY | O_CLOEXEC));
+  if (output && nowhere) dup2(nowhere.get(), STDOUT_FILENO);
+  const bool takes = transport::ucx_has_device_memory();
+  std::fflush(stdout);
+  if (output && nowhere) dup2(output.get(), STDOUT_FILENO);
+  return takes;
+}
+
 Section library() {
   cardea_version_info_t version = CARDEA_VERSION_INFO_INIT;
   if (cardea_version(&version) != CARDEA_OK) return {"library", {}};
@@ -39,7 +54,7 @@ Section library() {
       {"built with", fmt::format("CUDA {}, NCCL {}", or_none(version.cuda, "no"), or_none(version.nccl, "no"))},
       {"hwloc", version.hwloc},
       {"CUDA driver", or_none(version.cuda_driver, "none found")},
-      {"UCX", fmt::format("{}, {} GPU memory", version.ucx, transport::ucx_has_device_memory() ? "takes" : "takes no")},
+      {"UCX", fmt::format("{}, {} GPU memory", version.ucx, ucx_takes_gpu_memory() ? "takes" : "takes no")},
   };
   for (const std::string& transport : ucx_transports()) lines.emplace_back("", transport);
   return {"library", std::move(lines)};

@@ -291,10 +291,12 @@ TEST_F(GpuDirect, OffAndByItselfOverTcpItGoesThroughHostMemory) {
 TEST_F(GpuDirect, WithoutDeviceMemoryOfUcxsItGoesThroughHostMemory) {
   if (!fake_gpus()) GTEST_SKIP() << "takes a UCX that has none";
   pretend(DeviceMemory::kNone);
-  directly([&](Scene& scene) {
-    EXPECT_EQ(scene.layer.read(1, scene.experts, CARDEA_PATH_NETWORK), scene.experts.size());
-    EXPECT_EQ(direct(scene), 0u);
-  });
+  directly(
+      [&](Scene& scene) {
+        EXPECT_EQ(scene.layer.read(1, scene.experts, CARDEA_PATH_NETWORK), scene.experts.size());
+        EXPECT_EQ(direct(scene), 0u);
+      },
+      {}, false, false);
 }
 
 TEST_F(GpuDirect, WhatTheTransportRefusesGoesThroughHostMemoryAfterAll) {

@@ -184,7 +184,11 @@ std::vector<Row> run_way(const std::string& way, const Settings& settings) {
   }
   if (isatty(STDERR_FILENO)) std::fprintf(stderr, "\r\033[K");
   ::close(result[0]);
-  for (const pid_t rank : ranks) waitpid(rank, nullptr, 0);
+  for (unsigned rank = 0; rank < 2; ++rank) {
+    int end = 0;
+    waitpid(ranks[rank], &end, 0);
+    if (WIFSIGNALED(end)) std::fprintf(stderr, "%s, rank %u: %s\n", way.c_str(), rank, strsignal(WTERMSIG(end)));
+  }
   return rows;
 }
 

@@ -3,8 +3,6 @@
 
 #include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 
 #include <algorithm>
@@ -16,6 +14,7 @@
 #include "lib/api/structs.h"
 #include "lib/base/asio.h"
 #include "lib/base/log.h"
+#include "lib/base/own_thread.h"
 #include "lib/base/short_slices.h"
 #include "lib/base/wire.h"
 #include "lib/bootstrap/callback_exchange.h"
@@ -209,17 +208,11 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
     if (const Status status = engine_->shm->connect(peers); !status.ok()) return status;
   }
 
-  // The framework's signals are not for this thread.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([io = &engine_->io] {
+  thread_ = own_thread("cardea-engine", [io = &engine_->io] {
     ask_for_short_slices();
     io->run();
   });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   bind_engine();
-  pthread_setname_np(thread_.native_handle(), "cardea-engine");
   return {};
 }
 

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lib/cuda/copier.h"
 
-#include <pthread.h>
-#include <signal.h>
 #include <sys/prctl.h>
 
 #include <algorithm>
 #include <iterator>
 
 #include "lib/base/log.h"
+#include "lib/base/own_thread.h"
 #include "lib/cuda/queue_copies.h"
 #include "lib/telemetry/nvtx.h"
 
@@ -51,13 +50,7 @@ Status Copier::start() {
         device_->check(device_->driver().stream_create(&streams_[q], kStreamNonBlocking), "cuStreamCreate");
     if (!status.ok()) return status;
   }
-  // The framework's signals are not for this thread.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] { run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  pthread_setname_np(thread_.native_handle(), "cardea-gpu");
+  thread_ = own_thread("cardea-gpu", [this] { run(); });
   return {};
 }
 

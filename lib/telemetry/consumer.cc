@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "lib/telemetry/consumer.h"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <utility>
+
+#include "lib/base/own_thread.h"
 
 namespace cardea::telemetry {
 namespace {
@@ -18,13 +17,7 @@ constexpr std::size_t kBatch = 1024;
 Consumer::Consumer(Recorder& recorder, std::vector<std::unique_ptr<Sink>> sinks)
     : recorder_(recorder), sinks_(std::move(sinks)), batch_(kBatch) {
   recorder_.attach();
-  // The framework's signals are not for this thread.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  thread_ = std::thread([this] { run(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  pthread_setname_np(thread_.native_handle(), "cardea-records");
+  thread_ = own_thread("cardea-records", [this] { run(); });
 }
 
 void Consumer::stop() {

@@ -114,7 +114,8 @@ class CardeaMover final : public Mover {
   void judge() override {
     cardea_counters_t counters = CARDEA_COUNTERS_INIT;
     check(cardea_counters_query(context_, &counters), "cardea_counters_query");
-    if (direct_ && counters.bytes_network_direct != counters.bytes_network_received)
+    // Sources that think the link slow send some of it eagerly, by way of host memory.
+    if (direct_ && counters.bytes_network_direct < counters.bytes_network_received / 2)
       throw std::runtime_error("of " + std::to_string(counters.bytes_network_received) + " bytes only " +
                                std::to_string(counters.bytes_network_direct) +
                                " went straight into the GPU: does this UCX have CUDA's memory (UCX_MODULE_DIR, UCX_TLS)?");

@@ -301,6 +301,17 @@ TEST_F(GpuDirect, WithoutDeviceMemoryOfUcxsItGoesThroughHostMemory) {
       {}, false, false);
 }
 
+TEST_F(GpuDirect, MemoryThatUcxTakesForTheHostsGoesThroughHostMemory) {
+  if (!fake_gpus()) GTEST_SKIP() << "takes a UCX that is mistaken";
+  transport::pretend_device_memory(DeviceMemory::kCopied, false);
+  directly(
+      [&](Scene& scene) {
+        EXPECT_EQ(scene.layer.read(1, scene.experts, CARDEA_PATH_NETWORK), scene.experts.size());
+        EXPECT_EQ(direct(scene), 0u);
+      },
+      {}, false, false);
+}
+
 TEST_F(GpuDirect, WhatTheTransportRefusesGoesThroughHostMemoryAfterAll) {
   if (!fake_gpus()) GTEST_SKIP() << "takes a UCX that changes its mind";
   directly([&](Scene& scene) {

@@ -6,6 +6,10 @@
 // buffers of its own and copies, for which it calls the GPU's driver on this thread, in whose context that of the device
 // must be current: that is the engine's business (engine/gpu_direct.cc). What comes eagerly lies in UCX's buffers, and UCX
 // copies none of that to a GPU unless each message is kept for it: so it is handed to the engine as it is.
+//
+// What kind a piece of memory is, UCX finds out by itself, whatever a receive says of it. It remembers what the process has
+// allocated since it looks, and takes all else for the host's, which it would write into by the processor. So each slab is
+// shown to it first, and refused if it is mistaken.
 #include <algorithm>
 #include <atomic>
 
@@ -18,12 +22,13 @@ namespace {
 
 constexpr int kAskUcx = -1;
 std::atomic<int> pretended{kAskUcx};
+std::atomic<bool> pretended_known{true};
 
 }  // namespace
 
 void UcxTransport::ask_of_device_memory() {
   if (pretended != kAskUcx) {
-    device_ = {DeviceMemory::kNone, UCS_MEMORY_TYPE_HOST, true};
+    device_ = {DeviceMemory::kNone, pretended_known ? UCS_MEMORY_TYPE_HOST : UCS_MEMORY_TYPE_CUDA, true};
     return;
   }
   if (!worker_->has_cuda_memory()) return;
@@ -53,18 +58,22 @@ Status UcxTransport::prepare_device(Peer& peer, const ChunkOrder& order) {
                       static_cast<const std::byte*>(order.destination[0].iov_base) + order.destination[0].iov_len <=
                           base + order.device.iov_len;
   if (!inside) return refuse("a chunk onto the device takes one piece, inside of the memory that it names");
-  if (device_memory(peer.rank) != DeviceMemory::kWritten || device_regions_.contains(order.device.iov_base)) return {};
+  if (device_regions_.contains(order.device.iov_base)) return {};
   ucp_mem_map_params_t params{};
-  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_PROT |
-                      UCP_MEM_MAP_PARAM_FIELD_MEMORY_TYPE;
+  params.field_mask = UCP_MEM_MAP_PARAM_FIELD_ADDRESS | UCP_MEM_MAP_PARAM_FIELD_LENGTH | UCP_MEM_MAP_PARAM_FIELD_PROT;
   params.address = order.device.iov_base;
   params.length = order.device.iov_len;
   params.prot = UCP_MEM_MAP_PROT_LOCAL_READ | UCP_MEM_MAP_PROT_LOCAL_WRITE | UCP_MEM_MAP_PROT_REMOTE_WRITE;
-  params.memory_type = device_.type;
   ucp_mem_h memory = nullptr;
   if (const auto status = ucp_mem_map(worker_->context(), &params, &memory); status != UCS_OK) {
-    return refuse(fmt::format("{} bytes of device memory cannot be registered with the NIC: {}", order.device.iov_len,
+    return refuse(fmt::format("{} bytes of device memory cannot be registered with UCX: {}", order.device.iov_len,
                               ucs_status_string(status)));
+  }
+  ucp_mem_attr_t attributes{};
+  attributes.field_mask = UCP_MEM_ATTR_FIELD_MEM_TYPE;
+  if (ucp_mem_query(memory, &attributes) != UCS_OK || attributes.mem_type != device_.type) {
+    ucp_mem_unmap(worker_->context(), memory);
+    return refuse("UCX takes the slab's memory for the host's: with UCX_MEMTYPE_CACHE=n it asks the driver");
   }
   device_regions_.emplace(order.device.iov_base, memory);
   return {};
@@ -73,6 +82,7 @@ Status UcxTransport::prepare_device(Peer& peer, const ChunkOrder& order) {
 void UcxTransport::describe_destination(const ChunkOrder& order, ucp_request_param_t& param) const {
   if (!order.onto_device()) return;
   param.memory_type = device_.type;
+  if (device_memory() != DeviceMemory::kWritten) return;  // registered with no NIC
   const auto registered = device_regions_.find(order.device.iov_base);
   if (registered == device_regions_.end()) return;
   param.op_attr_mask |= UCP_OP_ATTR_FIELD_MEMH;
@@ -115,7 +125,8 @@ bool ucx_has_device_memory() {
   return has;
 }
 
-void pretend_device_memory(std::optional<DeviceMemory> answer) {
+void pretend_device_memory(std::optional<DeviceMemory> answer, bool known) {
+  ucx::pretended_known = known;
   ucx::pretended = answer ? static_cast<int>(*answer) : ucx::kAskUcx;
 }
 

@@ -89,7 +89,8 @@ std::string ucx_version();
 /// its own to ask.
 bool ucx_has_device_memory();
 /// For tests, whose device memory is host memory: what UCX transports made from now on take for UCX's answer, of all their
-/// peers, and what they take for it later when another is given. Process-wide; none: transports made then ask UCX.
-void pretend_device_memory(std::optional<DeviceMemory> answer);
+/// peers, and what they take for it later when another is given; `known`: UCX knows that memory as the device's.
+/// Process-wide; none: transports made then ask UCX.
+void pretend_device_memory(std::optional<DeviceMemory> answer, bool known = true);
 
 }  // namespace cardea::transport

@@ -167,7 +167,7 @@ class UcxTransport final : public Transport {
   std::map<std::uint32_t, OfferedRegion> offered_;
   std::map<RegionKey, AcceptedRegion> accepted_;
   Device device_;
-  std::map<void*, ucp_mem_h> device_regions_;  // registered with the NIC, by where they begin
+  std::map<void*, ucp_mem_h> device_regions_;  // that UCX knows as the device's, by where they begin
   std::deque<std::function<void()>> events_;
   std::function<Status(Rank, std::uint32_t)> rail_out_;
   std::map<std::string, StreamListener> listeners_;  // by network device

@@ -47,7 +47,7 @@ DeviceMemory UcxTransport::device_memory(Rank rank) {
   return ep != nullptr && hardware_get(*peer, ep) ? DeviceMemory::kWritten : DeviceMemory::kCopied;
 }
 
-Status UcxTransport::prepare_device(Peer& peer, const ChunkOrder& order) {
+Status UcxTransport::prepare_device(const ChunkOrder& order) {
   const auto refuse = [&](std::string what) {
     return Status(CARDEA_ERR_UNSUPPORTED, std::move(what), {.peer = order.source, .path = CARDEA_PATH_NETWORK});
   };

@@ -47,7 +47,7 @@ void UcxTransport::start(ChunkOrder order) {
                                       order.offset, order.bytes, payload));
   }
   if (order.onto_device()) {
-    if (Status status = prepare_device(*peer, order); !status.ok()) return refuse_order(std::move(status));
+    if (Status status = prepare_device(order); !status.ok()) return refuse_order(std::move(status));
     if (peer->state != Peer::State::kOpen)
       return refuse_order(Status(CARDEA_ERR_PEER_LOST, peer->why.message()).with_peer(peer->rank));
   }

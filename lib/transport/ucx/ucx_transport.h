@@ -145,7 +145,7 @@ class UcxTransport final : public Transport {
   // device.cc
   void ask_of_device_memory();
   /// UNSUPPORTED: no chunk can be pulled into it.
-  Status prepare_device(Peer& peer, const ChunkOrder& order);
+  Status prepare_device(const ChunkOrder& order);
   /// Tells UCX what memory a chunk's destination is.
   void describe_destination(const ChunkOrder& order, ucp_request_param_t& param) const;
   static Status error_of(const ChunkOrder& order, ucs_status_t status, std::string_view call);

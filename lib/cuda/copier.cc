@@ -379,13 +379,17 @@ Status Copier::when_reached(Stream stream, std::function<void(const Status&)> th
   const Device::Current current(*device_);
   Result<EventRef> event = events_->record(stream);
   if (!event.ok()) return event.status();
+  add_watch({{std::move(*event)}, std::move(then)});
+  return {};
+}
+
+void Copier::add_watch(Watch watch) {
   outstanding_.fetch_add(1, std::memory_order_acq_rel);
   {
     const std::scoped_lock held(mutex_);
-    watches_.push_back({{std::move(*event)}, std::move(then)});
+    watches_.push_back(std::move(watch));
   }
   wake();
-  return {};
 }
 
 bool Copier::idle(SlotKey key) const {
@@ -396,17 +400,15 @@ bool Copier::idle(SlotKey key) const {
 }
 
 void Copier::when_idle(SlotKey key, std::function<void(const Status&)> then) {
-  outstanding_.fetch_add(1, std::memory_order_acq_rel);
+  Events events;
   {
     const std::scoped_lock held(mutex_);
-    Watch watch{{}, std::move(then), key};
     if (const auto slot = slots_.find(key); slot != slots_.end()) {
-      watch.events = slot->second.readers;
-      if (slot->second.written.event) watch.events.push_back(slot->second.written.event);
+      events = slot->second.readers;
+      if (slot->second.written.event) events.push_back(slot->second.written.event);
     }
-    watches_.push_back(std::move(watch));
   }
-  wake();
+  add_watch({std::move(events), std::move(then), key});
 }
 
 void Copier::let_go_of_readers(SlotKey key, const Events& done) {

@@ -170,6 +170,7 @@ class Copier {
   Status start();
   void run();
   bool look();
+  void add_watch(Watch watch);
   bool look_at_watches();
   void let_go_of_readers(SlotKey slot, const Events& done);
   void tell_times(Queue queue, const Queued& done);

@@ -196,24 +196,30 @@ Status Runtime::find_device_memory(LayerRequest& request) {
     for (const auto& [base, span] : spans) {
       if (cuda::residence(*driver, base) != cuda::Residence::kDevice) continue;
       if (const Status status = use_device(); !status.ok()) return status;
-      {
-        const auto held = lock();
-        if (regions_.find(base, span)) continue;
-      }
-      const auto what = [&] { return fmt::format("segment {}", s); };
-      Result<cuda::Shareable> shareable = cuda::share(copier_->device(), base, span);
-      if (!shareable.ok()) return shareable.status().within(what());
-      // The whole allocation becomes the region, so that whatever else lies in it needs no other.
-      auto backing = std::make_shared<DeviceBacking>();
-      cuda::Export& told = shareable->told;
-      told.address -= told.offset;
-      told.offset = 0;
-      backing->shared = std::move(*shareable);
-      const auto held = lock();
-      request.found.push_back(
-          regions_.add_device(reinterpret_cast<void*>(backing->told().address), backing->told().allocation, backing, true));
+      if (const Status status = share_allocation(base, span, request.found); !status.ok())
+        return status.within(fmt::format("segment {}", s));
     }
   }
+  return {};
+}
+
+/// Without the mutex. Where the span lies in no region yet, its whole allocation becomes one, so that whatever else lies in
+/// it needs no other, and is added to `found`.
+Status Runtime::share_allocation(std::byte* base, std::uint64_t span, std::vector<RegionNumber>& found) {
+  {
+    const auto held = lock();
+    if (regions_.find(base, span)) return {};
+  }
+  Result<cuda::Shareable> shareable = cuda::share(copier_->device(), base, span);
+  if (!shareable.ok()) return shareable.status();
+  auto backing = std::make_shared<DeviceBacking>();
+  cuda::Export& told = shareable->told;
+  told.address -= told.offset;
+  told.offset = 0;
+  backing->shared = std::move(*shareable);
+  const cuda::Export all = backing->told();
+  const auto held = lock();
+  found.push_back(regions_.add_device(reinterpret_cast<void*>(all.address), all.allocation, std::move(backing), true));
   return {};
 }
 

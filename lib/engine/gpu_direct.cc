@@ -112,10 +112,7 @@ void Runtime::start_direct(const core::StartChunk& start, transport::ChunkOrder 
   const auto holding =
       std::find_if(holds_.begin(), holds_.end(), [&](const auto& hold) { return hold.second.slot == slot; });
   const bool idle = holding == holds_.end() && copier_->idle(slot);
-  if (idle || lost_.contains(start.source)) {
-    return enqueue(
-        [transport = route_[start.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });
-  }
+  if (idle || lost_.contains(start.source)) return start_by_transport(std::move(order));
   flight.source = kNoRank;  // who is not to blame for the wait
   if (holding != holds_.end()) return holding->second.orders.push_back(std::move(order));
   const std::uint64_t number = next_hold_++;
@@ -137,8 +134,7 @@ void Runtime::slot_is_idle(std::uint64_t number, const Status& status) {
     if (!status.ok()) {
       enqueue([this, token = order.token, status] { on_chunk_done(token, status); });
     } else {
-      enqueue(
-          [transport = route_[order.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });
+      start_by_transport(std::move(order));
     }
   }
 }

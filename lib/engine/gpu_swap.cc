@@ -15,25 +15,11 @@ std::vector<RegionNumber> Runtime::share_rows(const core::SegmentLayout& layout,
   std::vector<RegionNumber> found;
   for (std::size_t s = 0; s < places.size(); ++s) {
     const std::uint64_t span = places[s].stride * (rows - 1) + layout.segments()[s].bytes;
-    {
-      const auto held = lock();
-      if (regions_.find(places[s].base, span)) continue;
-    }
-    Result<cuda::Shareable> shareable = cuda::share(copier_->device(), places[s].base, span);
-    if (!shareable.ok()) {
+    if (const Status status = share_allocation(places[s].base, span, found); !status.ok()) {
       log::print(log::Level::kInfo, name_, "cuda", "no other GPU pulls experts out of the slab: segment {}: {}", s,
-                 shareable.status().message());
+                 status.message());
       break;
     }
-    // The whole allocation becomes the region, so that whatever else lies in it needs no other.
-    auto backing = std::make_shared<DeviceBacking>();
-    cuda::Export& told = shareable->told;
-    told.address -= told.offset;
-    told.offset = 0;
-    backing->shared = std::move(*shareable);
-    const auto held = lock();
-    const cuda::Export all = backing->told();
-    found.push_back(regions_.add_device(reinterpret_cast<void*>(all.address), all.allocation, std::move(backing), true));
   }
   return found;
 }

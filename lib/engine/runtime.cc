@@ -138,6 +138,11 @@ void Runtime::arm_timer() {
   });
 }
 
+/// On the executor's thread.
+void Runtime::start_by_transport(transport::ChunkOrder order) {
+  enqueue([transport = route_[order.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });
+}
+
 void Runtime::carry_out(const core::StartChunk& start) {
   if (copier_ && copy_by_gpu(start)) return;
   if (start.from != cache::kNoEntry) return copy_from_cache(start);
@@ -150,10 +155,7 @@ void Runtime::carry_out(const core::StartChunk& start) {
       on_chunk_done(token, Status::error(CARDEA_ERR_NO_MEMORY, "{} bytes of host memory to land in", bytes));
     });
   }
-  if (start.into == cache::kNoEntry || !options_.back) {
-    return enqueue(
-        [transport = route_[start.source], order = std::move(order)]() mutable { transport->start(std::move(order)); });
-  }
+  if (start.into == cache::kNoEntry || !options_.back) return start_by_transport(std::move(order));
   const std::uint64_t offset = options_.cache->offset(start.into) + start.range.offset;
   enqueue([this, transport = route_[start.source], offset, order = std::move(order)]() mutable {
     if (const Status status = options_.back(offset, order.bytes); !status.ok()) {

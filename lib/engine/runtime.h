@@ -304,6 +304,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void drain();
   void arm_timer();
   void carry_out(const core::StartChunk& start);
+  void start_by_transport(transport::ChunkOrder order);
   transport::ChunkOrder order_for(const core::StartChunk& start);
   void copy_from_cache(const core::StartChunk& start);
   bool copy_from_mapping(const core::StartChunk& start, const transport::ChunkOrder& order);
@@ -335,6 +336,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   static cuda::SlotKey slot_key(core::SlabNumber slab, core::SlotIndex slot) { return std::uint64_t{slab} << 32 | slot; }
 
   // gpu_swap.cc
+  Status share_allocation(std::byte* base, std::uint64_t span, std::vector<RegionNumber>& found);
   std::vector<RegionNumber> share_rows(const core::SegmentLayout& layout, std::uint32_t rows,
                                        const std::vector<Placement>& places);
   void tell_slab(LayerRecord& layer);

@@ -107,6 +107,15 @@ class GpuGate : public ::testing::Test {
     }
   }
 
+  static void await_free_slots(const Scene& scene) {
+    cardea_slab_info_t slab = CARDEA_SLAB_INFO_INIT;
+    for (int i = 0; i < 30000; ++i) {
+      CARDEA_MUST(cardea_slab_query(scene.layer.slab, &slab));
+      if (slab.free_slots == slab.num_slots) break;
+      usleep(1000);
+    }
+    EXPECT_EQ(slab.free_slots, slab.num_slots);
+  }
   /// Asks for the source's experts on the stream and takes their views, none of which has come.
   static cardea_fetch_t take_all(const Scene& scene, const Stopped& source, std::vector<cardea_view_t>& views) {
     const cardea_fetch_t fetch = scene.layer.fetch(1, scene.experts, scene.gpu.stream());

@@ -52,6 +52,14 @@ class GpuDirect : public GpuGate {
     }
     scene.layer.poison_slab();
   }
+  void expect_through_host_memory() {
+    directly(
+        [&](Scene& scene) {
+          EXPECT_EQ(scene.layer.read(1, scene.experts, CARDEA_PATH_NETWORK), scene.experts.size());
+          EXPECT_EQ(direct(scene), 0u);
+        },
+        {}, false, false);
+  }
   static std::uint64_t received(const Scene& scene) { return scene.job.counters().bytes_network_received; }
   static std::uint64_t direct(const Scene& scene) { return scene.job.counters().bytes_network_direct; }
   void expect_all_direct(const Scene& scene) const {
@@ -97,15 +105,6 @@ class GpuDirect : public GpuGate {
         return ::testing::AssertionFailure() << "segment " << s << " was written at " << other - bytes.begin();
     }
     return ::testing::AssertionSuccess();
-  }
-  static void await_free_slots(const Scene& scene) {
-    cardea_slab_info_t slab = CARDEA_SLAB_INFO_INIT;
-    for (int i = 0; i < 30000; ++i) {
-      CARDEA_MUST(cardea_slab_query(scene.layer.slab, &slab));
-      if (slab.free_slots == slab.num_slots) break;
-      usleep(1000);
-    }
-    EXPECT_EQ(slab.free_slots, slab.num_slots);
   }
 };
 
@@ -293,23 +292,13 @@ TEST_F(GpuDirect, OffAndByItselfOverTcpItGoesThroughHostMemory) {
 TEST_F(GpuDirect, WithoutDeviceMemoryOfUcxsItGoesThroughHostMemory) {
   if (!fake_gpus()) GTEST_SKIP() << "takes a UCX that has none";
   pretend(DeviceMemory::kNone);
-  directly(
-      [&](Scene& scene) {
-        EXPECT_EQ(scene.layer.read(1, scene.experts, CARDEA_PATH_NETWORK), scene.experts.size());
-        EXPECT_EQ(direct(scene), 0u);
-      },
-      {}, false, false);
+  expect_through_host_memory();
 }
 
 TEST_F(GpuDirect, MemoryThatUcxTakesForTheHostsGoesThroughHostMemory) {
   if (!fake_gpus()) GTEST_SKIP() << "takes a UCX that is mistaken";
   transport::pretend_device_memory(DeviceMemory::kCopied, false);
-  directly(
-      [&](Scene& scene) {
-        EXPECT_EQ(scene.layer.read(1, scene.experts, CARDEA_PATH_NETWORK), scene.experts.size());
-        EXPECT_EQ(direct(scene), 0u);
-      },
-      {}, false, false);
+  expect_through_host_memory();
 }
 
 TEST_F(GpuDirect, WhatTheTransportRefusesGoesThroughHostMemoryAfterAll) {

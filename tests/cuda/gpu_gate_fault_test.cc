@@ -22,13 +22,7 @@ TEST_F(GpuGate, ASourceThatDiesBehindShutGates) {
         for (const cardea_view_t& view : views) EXPECT_TRUE(poisoned(scene.gpu, view, sizes_));
         release(views);
         CARDEA_MUST(cardea_fetch_destroy(fetch));
-        cardea_slab_info_t slab = CARDEA_SLAB_INFO_INIT;
-        for (int i = 0; i < 30000; ++i) {
-          CARDEA_MUST(cardea_slab_query(scene.layer.slab, &slab));
-          if (slab.free_slots == slab.num_slots) break;
-          usleep(1000);
-        }
-        EXPECT_EQ(slab.free_slots, slab.num_slots);
+        await_free_slots(scene);
         EXPECT_EQ(cardea_wait(scene.layer.fetch(1, scene.experts, scene.gpu.stream()), kPatience), CARDEA_ERR_PEER_LOST);
       },
       {}, nullptr, nullptr, true);

@@ -8,6 +8,8 @@
 #include <set>
 #include <string>
 
+#include "lib/transport/ucx/worker.h"
+
 namespace cardea::transport::ucx {
 namespace {
 
@@ -93,9 +95,8 @@ std::string text_of_endpoint(ucp_ep_h endpoint) {
 
 /// UCX 1.15 to 1.18 lose zero-copy GET where peer errors are on.
 bool loses_get(bool peer_errors) {
-  unsigned major = 0, minor = 0, release = 0;
-  ucp_get_version(&major, &minor, &release);
-  return peer_errors && major == 1 && minor >= 15 && minor <= 18;
+  const unsigned minor = ucx_minor_version();
+  return peer_errors && minor >= 15 && minor <= 18;
 }
 
 }  // namespace

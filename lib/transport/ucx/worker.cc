@@ -35,18 +35,11 @@ Status enough_descriptors() {
   return {};
 }
 
-// The minor version of the UCX that runs, all of which are 1.
-unsigned minor_version() {
-  unsigned major = 0, minor = 0, release = 0;
-  ucp_get_version(&major, &minor, &release);
-  return minor;
-}
-
 // What a program sets of a transport's own is known by its name alone up to UCX 1.16 (CONN_NB), and as in the environment
 // since (TCP_CONN_NB).
 std::string key_of(const std::string& name) {
   constexpr std::string_view kTcp = "TCP_";
-  return minor_version() <= 16 && name.starts_with(kTcp) ? name.substr(kTcp.size()) : name;
+  return ucx_minor_version() <= 16 && name.starts_with(kTcp) ? name.substr(kTcp.size()) : name;
 }
 
 bool readable(int fd) {
@@ -55,6 +48,12 @@ bool readable(int fd) {
 }
 
 }  // namespace
+
+unsigned ucx_minor_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  ucp_get_version(&major, &minor, &release);
+  return minor;
+}
 
 Status ucx_error(ucs_status_t status, std::string_view call) {
   return Status::error(status == UCS_ERR_NO_MEMORY ? CARDEA_ERR_NO_MEMORY : CARDEA_ERR_TRANSPORT, "{}: {}", call,
@@ -83,7 +82,7 @@ Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
   defaults.emplace_back("SOCKADDR_TLS_PRIORITY", "tcp");
   defaults.emplace_back("CM_USE_ALL_DEVICES", "n");
   // The new protocols of 1.16 end the process by an assertion when a peer dies that a rendezvous was just beginning with.
-  if (minor_version() == 16) defaults.emplace_back("PROTO_ENABLE", "n");
+  if (ucx_minor_version() == 16) defaults.emplace_back("PROTO_ENABLE", "n");
   if (!options.device.empty()) defaults.emplace_back("NET_DEVICES", options.device);
   for (const auto& [name, value] : defaults) {
     if (std::getenv(("UCX_" + name).c_str()) != nullptr) continue;
@@ -117,9 +116,7 @@ Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
 
 // With its older protocols UCX has receives into CUDA's memory that never end, and none by GET (before 1.16).
 bool Worker::has_cuda_memory() const {
-  unsigned major = 0, minor = 0, release = 0;
-  ucp_get_version(&major, &minor, &release);
-  if (major == 1 && minor < 16) return false;
+  if (ucx_minor_version() < 16) return false;
   ucp_context_attr_t attr{};
   attr.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
   return ucp_context_query(context_, &attr) == UCS_OK && (attr.memory_types >> UCS_MEMORY_TYPE_CUDA & 1) != 0;

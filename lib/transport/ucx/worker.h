@@ -25,6 +25,8 @@ namespace cardea::transport::ucx {
 
 /// TRANSPORT: "call: reason".
 Status ucx_error(ucs_status_t status, std::string_view call);
+/// Of the UCX that runs; the major version of all is 1.
+unsigned ucx_minor_version();
 
 class Worker : public std::enable_shared_from_this<Worker> {
  public:

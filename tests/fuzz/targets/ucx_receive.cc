@@ -204,15 +204,10 @@ class Line {
       require(Clock::now() < deadline, promise);
     }
   }
-  static unsigned minor_version() {
-    unsigned major = 0, minor = 0, release = 0;
-    ucp_get_version(&major, &minor, &release);
-    return minor;
-  }
   void say(Bytes header, ByteView payload, bool rendezvous) {
     Sent sent{std::make_unique<Bytes>(std::move(header)), std::make_unique<Bytes>(payload.begin(), payload.end()), nullptr};
     // Where the receiver goes away, 1.16 ends the sender, which is this process, for a rendezvous of nothing.
-    if (sent.payload->empty() && minor_version() == 16) rendezvous = false;
+    if (sent.payload->empty() && transport::ucx::ucx_minor_version() == 16) rendezvous = false;
     ucp_request_param_t param{};
     param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
     param.flags = rendezvous ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER;

@@ -481,12 +481,12 @@ void Copier::run() {
     std::unique_lock held(mutex_);
     if (!tasks_.empty() || (!inbox_.empty() && !left_to_callers)) continue;
     const bool busy = outstanding() != 0;
-    if (abandoned_ || (closing_ && !busy)) return;
+    if (ended_) return;
     if (moved) continue;
     // In a short nap it looks by itself soon enough, and nobody pays for waking it.
     const bool linger = now - last_moved < kLinger;
     asleep_ = !linger;
-    const auto something = [&] { return poked_ || abandoned_; };
+    const auto something = [&] { return poked_ || ended_; };
     if (linger) {
       changed_.wait_for(held, kNap);
     } else if (busy) {
@@ -511,8 +511,10 @@ bool Copier::close(Nanoseconds patience) {
   if (const std::uint64_t left = outstanding(); left != 0) {
     log::print(log::Level::kError, name_, "cuda", "{} copies are not done after {} s: something holds up the GPU's streams",
                left, std::chrono::duration<double>(patience).count());
+  }
+  {
     const std::scoped_lock held(mutex_);
-    abandoned_ = true;
+    ended_ = true;
   }
   changed_.notify_all();
   thread_.join();

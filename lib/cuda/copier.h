@@ -211,7 +211,7 @@ class Copier {
   std::vector<Watch> watches_;
   std::deque<std::function<void()>> tasks_;
   bool closing_ = false;
-  bool abandoned_ = false;
+  bool ended_ = false;  // the thread goes
   bool asleep_ = false;
   bool poked_ = false;
   std::condition_variable changed_;

@@ -28,6 +28,14 @@ namespace {
 // of it is pinned.
 constexpr std::uint64_t kPinnedBuffers = std::uint64_t{512} << 20;
 
+// An expert is copied out of the device in parts, so that its first bytes are sent while its last ones are copied. Fewer
+// would not go sooner: the copier's first batch has as many.
+constexpr std::uint64_t kStagedPart = std::uint64_t{16} << 20;
+
+Status not_yet_staged() {
+  return {CARDEA_IN_PROGRESS, "it is being copied to host memory"};
+}
+
 }  // namespace
 
 // ---------------------------------------------------------------- the device
@@ -59,6 +67,10 @@ bool Runtime::close_device(Nanoseconds patience) {
   cuda::Copier* const copier = this->copier();
   if (copier == nullptr) return true;
   fail_gates(Status(CARDEA_ERR_CANCELED, "the context was destroyed"));
+  {
+    const auto held = lock();
+    device_closes_ = true;
+  }
   const bool idle = copier->close(patience);
   unpin_all(idle);
   return idle;
@@ -391,50 +403,57 @@ bool Runtime::in_device_memory(const LayerRecord& layer, std::size_t local) cons
                      [&](const SegmentPlace& place) { return regions_.at(place.of(local).region).device != nullptr; });
 }
 
-Result<std::shared_ptr<std::byte>> Runtime::stage(const LayerRecord& layer, const transport::ExpertAddress& expert) {
+/// Where the expert's bytes before `until` lie, if they are here already.
+Result<std::shared_ptr<std::byte>> Runtime::stage(const LayerRecord& layer, const transport::ExpertAddress& expert,
+                                                  std::uint64_t until) {
+  if (device_closes_) return not_yet_staged();  // the asker hears of the goodbye next
   const std::pair key{layer.number, expert.expert};
-  const Status not_yet(CARDEA_IN_PROGRESS, "it is being copied to host memory");
-  if (const auto found = staged_.find(key); found != staged_.end() && found->second.version == expert.version) {
-    const Staged& known = found->second;
-    if (known.copying != 0) return not_yet;
-    if (known.failed.ok()) return known.memory;
+  if (const auto found = staged_.find(key); found != staged_.end() && found->second->version == expert.version) {
+    const Staged& known = *found->second;
+    if (known.here >= until) return known.memory;
+    if (known.failed.ok() || known.under_way != 0) return not_yet_staged();
     const Status failed = known.failed;
     staged_.erase(found);
     return failed;
   }
-  Staged fresh;
-  fresh.version = expert.version;
-  const auto buffer = buffers_->take(layer.layout.packed_bytes());
-  if (!buffer)
-    return Status::error(CARDEA_ERR_NO_MEMORY, "{} bytes of host memory to send it from", layer.layout.packed_bytes());
-  fresh.memory = {buffer, buffer->data()};
-  fresh.copying = next_staging_++;
-  cuda::CopyOrder order;
-  order.token = fresh.copying;
-  order.buffer = buffer;
-  order.queue = cuda::Queue::kDownload;
-  const std::size_t local = layer.local_of.at(expert.expert);
-  for (std::size_t s = 0; s < layer.layout.count(); ++s) {
-    order.pieces.push_back({reinterpret_cast<cuda::Pointer>(fresh.memory.get() + layer.layout.offset(s)),
-                            reinterpret_cast<cuda::Pointer>(layer.local[s][local]), layer.layout.segments()[s].bytes});
-  }
+  const std::uint64_t all = layer.layout.packed_bytes();
+  const auto buffer = buffers_->take(all);
+  if (!buffer) return Status::error(CARDEA_ERR_NO_MEMORY, "{} bytes of host memory to send it from", all);
   // The weights are lent to the GPU until it has read them.
   if (const Status status = core_.lend(layer.number, expert.version); !status.ok()) return status;
-  staging_.emplace(fresh.copying, key);
-  staged_[key] = std::move(fresh);
-  order_copy(std::move(order));
-  return not_yet;  // whoever lends dispatches
+  const auto fresh = std::make_shared<Staged>();
+  fresh->version = expert.version;
+  fresh->layer = layer.number;
+  fresh->memory = {buffer, buffer->data()};
+  const std::size_t local = layer.local_of.at(expert.expert);
+  for (std::uint64_t from = 0; from < all; from += kStagedPart) {
+    const std::uint64_t bytes = std::min(kStagedPart, all - from);
+    cuda::CopyOrder order;
+    order.token = next_staging_++;
+    order.buffer = buffer;
+    order.queue = cuda::Queue::kDownload;
+    layer.layout.for_each_piece(from, bytes, [&](std::size_t segment, std::uint64_t offset, std::uint64_t length) {
+      std::byte* const to = fresh->memory.get() + layer.layout.offset(segment) + offset;
+      order.pieces.push_back({reinterpret_cast<cuda::Pointer>(to),
+                              reinterpret_cast<cuda::Pointer>(layer.local[segment][local] + offset), length});
+    });
+    staging_.emplace(order.token, StagedPart{fresh, from + bytes});
+    ++fresh->under_way;
+    order_copy(std::move(order));
+  }
+  staged_[key] = fresh;
+  return not_yet_staged();  // whoever lends dispatches
 }
 
+/// Parts of an expert are done in their order: they are on one stream.
 void Runtime::staged(std::uint64_t token, const Status& status) {
   const auto held = lock();
-  auto node = staging_.extract(token);
+  const auto node = staging_.extract(token);
   if (node.empty()) return;
-  if (const auto found = staged_.find(node.mapped()); found != staged_.end() && found->second.copying == token) {
-    found->second.copying = 0;
-    found->second.failed = status;
-  }
-  core_.give_back(node.mapped().first);
+  Staged& of = *node.mapped().of;
+  if (of.failed.ok()) of.failed = status;
+  if (of.failed.ok()) of.here = node.mapped().until;
+  if (--of.under_way == 0) core_.give_back(of.layer);
   enqueue([this] {
     std::set<transport::Transport*> transports(route_.begin(), route_.end());
     for (transport::Transport* const transport : transports) {

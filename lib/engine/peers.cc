@@ -184,7 +184,7 @@ Result<transport::Lease> Runtime::lend(Rank asker, const transport::ExpertAddres
     return refuse(status.code(), status.message());
   std::shared_ptr<std::byte> staged;  // what device memory was copied to
   if (in_device_memory(layer, local->second)) {
-    Result<std::shared_ptr<std::byte>> copied = stage(layer, expert);
+    Result<std::shared_ptr<std::byte>> copied = stage(layer, expert, offset + bytes);
     if (!copied.ok()) {
       core_.give_back(layer.number);
       dispatch();

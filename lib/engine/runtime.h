@@ -324,7 +324,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   bool bounce(const core::StartChunk& start, transport::ChunkOrder& order);
   bool upload_bounced(transport::ChunkToken token, InFlight& flight);
   bool in_device_memory(const LayerRecord& layer, std::size_t local) const;
-  Result<std::shared_ptr<std::byte>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert);
+  Result<std::shared_ptr<std::byte>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert, std::uint64_t until);
   void staged(std::uint64_t token, const Status& status);
   void drop_staged(core::LayerNumber layer);
   void on_copies_queued(std::span<const std::uint64_t> tokens) override;
@@ -458,15 +458,22 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     std::shared_ptr<std::byte> staged;  // what it lies in, if it came from device memory
   };
   std::map<std::uint64_t, Lent> leases_;
-  struct Staged {  // an expert of this rank's device memory, copied once for all other nodes
+  struct Staged {  // an expert of this rank's device memory, copied once for all other nodes, part by part
     Version version = 0;
+    core::LayerNumber layer = 0;
     std::shared_ptr<std::byte> memory;
-    std::uint64_t copying = 0;  // token; 0: it is here
+    std::uint64_t here = 0;    // bytes from its beginning that have come
+    std::size_t under_way = 0;  // parts
     Status failed;
   };
-  std::map<std::pair<core::LayerNumber, ExpertIndex>, Staged> staged_;
-  std::map<std::uint64_t, std::pair<core::LayerNumber, ExpertIndex>> staging_;  // by token
-  std::uint64_t next_staging_ = std::uint64_t{1} << 63;                         // no chunk's number
+  struct StagedPart {
+    std::shared_ptr<Staged> of;
+    std::uint64_t until = 0;  // the expert's byte before which it ends
+  };
+  std::map<std::pair<core::LayerNumber, ExpertIndex>, std::shared_ptr<Staged>> staged_;
+  std::map<std::uint64_t, StagedPart> staging_;          // by token
+  std::uint64_t next_staging_ = std::uint64_t{1} << 63;  // no chunk's number
+  bool device_closes_ = false;                           // nothing is copied for others any more
   std::uint64_t next_lease_ = 1;
   std::map<Rank, Status> lost_;
   std::set<Rank> departed_;

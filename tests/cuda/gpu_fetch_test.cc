@@ -390,6 +390,24 @@ TEST_P(GpuFetch, ExpertsOfAnotherNodeLandInDeviceSlots) {
       exchange, {}, {"first", "second"});
 }
 
+TEST_P(GpuFetch, ExpertsThatLeaveTheDeviceInPartsArriveWhole) {
+  both(
+      [&](Gpu& gpu, Job& job, unsigned) {
+        // Parts of 16 MiB end within segments, and where a segment ends.
+        const GpuShape shape{.weights = GetParam(), .segments = {5 << 20, 11 << 20, (17 << 20) + 96}, .per_rank = 2, .seed = seed};
+        GpuLayer layer(gpu, job, shape);
+        for (std::uint64_t version = 1; version <= 2; ++version) {
+          layer.publish(version);
+          layer.poison_slab();
+          EXPECT_EQ(layer.read(version, layer.foreign(), CARDEA_PATH_NETWORK), 2u);
+          CARDEA_MUST(cardea_finish(layer.handle, version, nullptr));
+          CARDEA_MUST(cardea_collect(layer.handle, version, nullptr, kPatience));
+        }
+        EXPECT_TRUE(board.barrier(0, 2));
+      },
+      exchange, {}, {"first", "second"});
+}
+
 TEST_P(GpuFetch, RanksThatUseNoDeviceMemoryThemselvesGetExpertsOfIt) {
   if (GetParam() > Weights::kPointers) GTEST_SKIP() << "no device memory in it";
   both(

@@ -134,6 +134,34 @@ TEST_F(GpuRefusal, ACopyThatTheDriverRefusesFailsItsExpertsAndNamesTheCall) {
   }
 }
 
+TEST_F(GpuRefusal, WhatCameOutOfTheDeviceBeforeACopyFailedIsSentAndTheRestNamesTheCall) {
+  if (!fake_gpus()) GTEST_SKIP() << "only the fake driver fails when told";
+  SharedExchange exchange(2);
+  SharedBoard board;
+  const std::uint64_t seed = fresh_seed();
+  run_ranks(2, [&](unsigned rank) {
+    Gpu gpu(rank);
+    Job job(exchange, rank, rank == 0 ? "first" : "second");
+    // The first part, of 16 MiB, is of two segments that do not lie together, so it is a batch; the others are of one.
+    GpuLayer layer(gpu, job, {.segments = {10 << 20, 30 << 20}, .per_rank = 2, .slots = 1, .seed = seed});
+    layer.publish(1);
+    EXPECT_TRUE(board.barrier(0, 2));
+    if (rank == 1) symbol<int (*)(const char*)>("fake_cuda_fail_from_here")("cuMemcpyAsync");
+    EXPECT_TRUE(board.barrier(1, 2));
+    if (rank == 0) {
+      const cardea_fetch_t fetch = layer.fetch(1, {2});
+      EXPECT_EQ(cardea_wait(fetch, kPatience), CARDEA_ERR_DEVICE);
+      EXPECT_NE(std::string(last_error().message).find("cuMemcpyAsync"), std::string::npos) << last_error().message;
+      EXPECT_EQ(last_error().peer, 1u);
+      CARDEA_MUST(cardea_fetch_destroy(fetch));
+      const std::uint64_t came = job.counters().bytes_network_received;
+      EXPECT_GE(came, 8u << 20) << "nothing was sent before all of it had been copied";
+      EXPECT_LE(came, 16u << 20);
+    }
+    EXPECT_TRUE(board.barrier(2, 2));
+  });
+}
+
 TEST_F(GpuRefusal, ADeviceInErrorFailsWhatIsUnderWayAndTheContextStillEnds) {
   if (!fake_gpus()) GTEST_SKIP() << "only the fake driver fails when told";
   SharedExchange exchange(2);

@@ -19,8 +19,18 @@ class Rows:
         self._place = {expert: i for i, expert in enumerate(order)}
         place = torch.full((num_experts,), len(order), dtype=torch.int32)
         place[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order), dtype=torch.int32)
-        key = place.to(experts.device)[experts.reshape(-1)]
-        self.device_counts = torch.bincount(key, minlength=len(order) + 1)[: len(order)]
+        key = sent(place, experts.device)[experts.reshape(-1)]
+        # torch.bincount would make the host wait for the device, to look at its smallest and largest.
+        counts = torch.histc(key.double(), bins=len(order) + 1, min=-0.5, max=len(order) + 0.5)
+        self.device_counts = counts[: len(order)].long()
+        # On their way to the host before the sort begins: who waits for them has them while the GPU sorts.
+        self._host_counts = self.device_counts
+        self._counted = None
+        if key.device.type == "cuda":
+            self._host_counts = torch.empty(len(order), dtype=torch.int64, pin_memory=True)
+            self._host_counts.copy_(self.device_counts, non_blocking=True)
+            self._counted = torch.cuda.Event()
+            self._counted.record()
         # int32 keys are sorted twice as fast as int64 ones
         self.pairs = torch.sort(key, stable=True).indices
         self._starts: List[int] = []
@@ -33,7 +43,9 @@ class Rows:
 
     def _fetch_counts(self) -> None:
         if not self._starts:
-            self._starts = [0, *itertools.accumulate(self.device_counts.tolist())]
+            if self._counted is not None:
+                self._counted.synchronize()
+            self._starts = [0, *itertools.accumulate(self._host_counts.tolist())]
 
     def groups(self) -> "Groups":
         """All experts of the order, as the groups of a grouped GEMM."""
@@ -81,4 +93,9 @@ class Groups(NamedTuple):
 
 def groups_of(counts: Sequence[int], device: torch.device) -> Groups:
     ends = torch.tensor(list(itertools.accumulate(counts)), dtype=torch.int32)
-    return Groups(list(counts), ends.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else ends)
+    return Groups(list(counts), sent(ends, device))
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the host's, on the device, without waiting for that."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

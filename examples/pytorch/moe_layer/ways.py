@@ -27,7 +27,10 @@ from .rows import Groups, Rows, groups_of
 from .shapes import Shape
 
 
-_SURELY_WANTED = 64  # pairs for each expert, on the average
+# Pairs for each expert, on the average: with so many, all experts are wanted; and computing takes longer than copying, so that
+# the GPU had better begin with it than wait while the host queues the copies.
+_SURELY_WANTED = 64
+_COMPUTE_FIRST = 2048
 
 
 class Replicated:
@@ -81,12 +84,15 @@ class Fetching:
         rows = Rows(routing.experts, self._shape.experts, self._order)
         away = self._order[self._local :]
         combiner = Combiner(len(x), rows.top_k, self._shape.hidden, x.dtype, x.device)
-        # With many pairs for each expert all are wanted, and the fetch need not wait until the host knows the counts.
-        if routing.experts.numel() < _SURELY_WANTED * self._shape.experts:
+        per_expert = routing.experts.numel() / self._shape.experts
+        # Where all are wanted, the fetch need not wait until the host knows the counts.
+        if per_expert < _SURELY_WANTED:
             away = [e for e in away if rows.count(e)]
+        if per_expert >= _COMPUTE_FIRST:
+            self._compute_home(x, rows, combiner)
         fetch = self._layer.fetch(self._version, away, slots=True) if away else None
-        pairs, groups = rows.first(self._local)
-        self._compute(x, rows, pairs, self._home, groups, combiner)
+        if per_expert < _COMPUTE_FIRST:
+            self._compute_home(x, rows, combiner)
         while fetch is not None:
             views = fetch.ready(max=self._group)
             if not views:
@@ -105,6 +111,10 @@ class Fetching:
             cardea.release(views)
         self._layer.finish(self._version)
         return combiner.sum(routing.weights)
+
+    def _compute_home(self, x: torch.Tensor, rows: Rows, combiner: Combiner) -> None:
+        pairs, groups = rows.first(self._local)
+        self._compute(x, rows, pairs, self._home, groups, combiner)
 
     @staticmethod
     def _compute(

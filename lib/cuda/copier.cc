@@ -15,9 +15,15 @@ namespace cardea::cuda {
 namespace {
 
 // The first batch of a run is small, so that whoever waits for one expert has it soon; each later one is twice as large,
-// since the copy engine pauses for microseconds between batches.
+// since the copy engine pauses for microseconds between batches. What goes to host memory is sent on from there, piece by
+// piece, so the first of it is wanted sooner still.
 constexpr std::uint64_t kFirstBatch = std::uint64_t{16} << 20;
+constexpr std::uint64_t kFirstDownload = std::uint64_t{2} << 20;
 constexpr std::uint64_t kLargestBatch = std::uint64_t{256} << 20;
+
+std::uint64_t first_batch(Queue queue) {
+  return queue == Queue::kDownload ? kFirstDownload : kFirstBatch;
+}
 
 // How the copier's thread looks for completions: every kNap while copies are under way, for kLinger longer in case more come
 // (then nobody needs to wake it), and less often when nothing has moved for a while.
@@ -137,7 +143,7 @@ void Copier::not_queued(Queue queue, const Status& why, std::span<const CopyOrde
 void Copier::issue_some(std::span<const CopyOrder> orders) {
   const telemetry::NvtxRange range("copies", orders.size());
   const Device::Current current(*device_);
-  std::uint64_t limit = kFirstBatch;
+  std::uint64_t limit = orders.empty() ? kFirstBatch : first_batch(orders.front().queue);
   std::size_t first = 0;  // orders from here on are in the batch
   const auto flush_until = [&](std::size_t end) {
     if (first < end) flush(orders.subspan(first, end - first));
@@ -148,7 +154,7 @@ void Copier::issue_some(std::span<const CopyOrder> orders) {
     const bool by_itself = order.gate || (first < i && orders[first].gate);  // nothing else waits for its gate
     const bool other_queue = first < i && orders[first].queue != order.queue;
     if (other_queue || by_itself || batch_.bytes() >= limit) {
-      limit = other_queue ? kFirstBatch : std::min(limit * 2, kLargestBatch);
+      limit = other_queue ? first_batch(order.queue) : std::min(limit * 2, kLargestBatch);
       flush_until(i);
     }
     // What waits for a reader must not hold up those before it, and a batch has no order within.

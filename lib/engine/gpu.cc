@@ -28,9 +28,11 @@ namespace {
 // of it is pinned.
 constexpr std::uint64_t kPinnedBuffers = std::uint64_t{512} << 20;
 
-// An expert is copied out of the device in parts, so that its first bytes are sent while its last ones are copied. Fewer
-// would not go sooner: the copier's first batch has as many.
-constexpr std::uint64_t kStagedPart = std::uint64_t{16} << 20;
+// An expert is copied out of the device in parts, so that its first bytes are sent while its last ones are copied: a small
+// one first, since the network has nothing to do until it is here, and each twice as large as the one before. The copier's
+// batches for host memory grow alike.
+constexpr std::uint64_t kFirstPart = std::uint64_t{2} << 20;
+constexpr std::uint64_t kLargestPart = std::uint64_t{16} << 20;
 
 Status not_yet_staged() {
   return {CARDEA_IN_PROGRESS, "it is being copied to host memory"};
@@ -426,8 +428,8 @@ Result<std::shared_ptr<std::byte>> Runtime::stage(const LayerRecord& layer, cons
   fresh->layer = layer.number;
   fresh->memory = {buffer, buffer->data()};
   const std::size_t local = layer.local_of.at(expert.expert);
-  for (std::uint64_t from = 0; from < all; from += kStagedPart) {
-    const std::uint64_t bytes = std::min(kStagedPart, all - from);
+  for (std::uint64_t from = 0, part = kFirstPart; from < all; from += part, part = std::min(2 * part, kLargestPart)) {
+    const std::uint64_t bytes = std::min(part, all - from);
     cuda::CopyOrder order;
     order.token = next_staging_++;
     order.buffer = buffer;

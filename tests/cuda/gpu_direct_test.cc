@@ -162,7 +162,9 @@ TEST_F(GpuDirect, AGangAndSegmentsOneByOne) {
           release(views);
           CARDEA_MUST(cardea_fetch_destroy(fetch));
         }
-        EXPECT_EQ(direct(scene) - before, (3u << 20) + 40000 + 96) << "each segment once";
+        if (fake_gpus()) {  // else see await_stream
+          EXPECT_EQ(direct(scene) - before, (3u << 20) + 40000 + 96) << "each segment once";
+        }
         expect_all_direct(scene);
       },
       {}, false, false);

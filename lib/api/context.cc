@@ -186,6 +186,7 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
     ucx.self = self_;
     ucx.job_id = exchange.job_id();
     ucx.secret = exchange.secret();
+    ucx.device_memory = settings_.gpu_direct == engine::GpuDirect::kOn;
     // While chunks are on their way, the next completion is nearer than a sleep and a wake-up.
     ucx.spin = std::chrono::microseconds(50);
     // A rank is lost when it is silent for its limit, and then no rail of it is to blame.

@@ -32,7 +32,7 @@ void UcxTransport::ask_of_device_memory() {
     return;
   }
   if (!worker_->has_cuda_memory()) return;
-  const bool rdma = options_.get == GetPolicy::kAuto && has_rdma(worker_->context(), options_.peer_errors);
+  const bool rdma = options_.get == GetPolicy::kAuto && reads_by_rdma(worker_->context(), options_.peer_errors);
   device_.best = rdma ? DeviceMemory::kWritten : DeviceMemory::kCopied;
 }
 
@@ -118,7 +118,9 @@ namespace cardea::transport {
 
 bool ucx_has_device_memory() {
   boost::asio::io_context io;
-  const auto worker = ucx::Worker::make(io, {});
+  UcxOptions options;
+  options.device_memory = true;
+  const auto worker = ucx::Worker::make(io, options);
   if (!worker.ok()) return false;
   const bool has = (*worker)->has_cuda_memory();
   (*worker)->stop();

@@ -49,6 +49,8 @@ struct UcxOptions {
   /// Chunks of ranks that are reached over TCP come by connections of their own (stream.cc). Off: with the messages. Without
   /// peer_errors it is off: UCX lays the same lanes into the messages' connection then.
   bool stream_connections = true;
+  /// Chunks may be for memory of a GPU although no NIC writes there: UCX's slower protocols, which can, are kept (worker.h).
+  bool device_memory = false;
   /// How long to keep polling after the last progress before sleeping.
   Nanoseconds spin{0};
   /// How long close() waits for queued messages, and then for UCX to let go of memory before the worker is destroyed.

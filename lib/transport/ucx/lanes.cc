@@ -140,8 +140,12 @@ bool describes_rdma(std::string_view info) {
   return false;
 }
 
-bool has_rdma(ucp_context_h context, bool peer_errors) {
-  return !loses_get(peer_errors) && describes_rdma(text_of([&](std::FILE* out) { ucp_context_print_info(context, out); }));
+bool has_rdma(ucp_context_h context) {
+  return describes_rdma(text_of([&](std::FILE* out) { ucp_context_print_info(context, out); }));
+}
+
+bool reads_by_rdma(ucp_context_h context, bool peer_errors) {
+  return !loses_get(peer_errors) && has_rdma(context);
 }
 
 std::string describes_tcp_device(std::string_view info) {

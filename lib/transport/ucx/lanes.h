@@ -18,8 +18,10 @@ bool has_hardware_get(ucp_ep_h endpoint, bool peer_errors);
 
 /// From the text of ucp_context_print_info: an RDMA transport by which hardware reads remote memory is among its resources.
 bool describes_rdma(std::string_view context_info);
-/// Asks UCX about the context, for endpoints with peer errors or without.
-bool has_rdma(ucp_context_h context, bool peer_errors);
+/// Asks UCX about the context.
+bool has_rdma(ucp_context_h context);
+/// The same, and that endpoints with peer errors, or without, use it for reading.
+bool reads_by_rdma(ucp_context_h context, bool peer_errors);
 
 /// From the text: the network device, such as "eth0", of an endpoint all of whose lanes are TCP; empty for any other.
 std::string describes_tcp_device(std::string_view endpoint_info);

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "lib/base/unique_fd.h"
+#include "lib/transport/ucx/lanes.h"
 
 namespace cardea::transport::ucx {
 namespace {
@@ -67,8 +68,7 @@ Result<std::shared_ptr<Worker>> Worker::make(boost::asio::io_context& io, const 
   return worker;
 }
 
-Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
-  if (auto status = enough_descriptors(); !status.ok()) return status;
+Status Worker::open_context(const UcxOptions& options, bool old_protocols) {
   ucp_config_t* raw = nullptr;
   if (const auto status = ucp_config_read(nullptr, nullptr, &raw); status != UCS_OK)
     return ucx_error(status, "ucp_config_read");
@@ -81,8 +81,7 @@ Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
   // chunk over all that it has, the loopback device beside the network's included.
   defaults.emplace_back("SOCKADDR_TLS_PRIORITY", "tcp");
   defaults.emplace_back("CM_USE_ALL_DEVICES", "n");
-  // The new protocols of 1.16 end the process by an assertion when a peer dies that a rendezvous was just beginning with.
-  if (ucx_minor_version() == 16) defaults.emplace_back("PROTO_ENABLE", "n");
+  if (old_protocols) defaults.emplace_back("PROTO_ENABLE", "n");
   if (!options.device.empty()) defaults.emplace_back("NET_DEVICES", options.device);
   for (const auto& [name, value] : defaults) {
     if (std::getenv(("UCX_" + name).c_str()) != nullptr) continue;
@@ -97,6 +96,20 @@ Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
   if (const auto status = ucp_init(&params, raw, &context_); status != UCS_OK) {
     context_ = nullptr;
     return ucx_error(status, "ucp_init");
+  }
+  return {};
+}
+
+Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
+  if (auto status = enough_descriptors(); !status.ok()) return status;
+  const unsigned minor = ucx_minor_version();
+  const bool needed = options.device_memory || options.get == GetPolicy::kAlways;
+  const bool sure = wants_old_protocols(minor, true, true);
+  if (const Status status = open_context(options, sure); !status.ok()) return status;
+  // What there is to send by, only a context tells.
+  if (!sure && wants_old_protocols(minor, has_rdma(context_), needed)) {
+    ucp_cleanup(std::exchange(context_, nullptr));
+    if (const Status status = open_context(options, true); !status.ok()) return status;
   }
   ucp_worker_params_t worker_params{};
   worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_CLIENT_ID;

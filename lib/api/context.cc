@@ -60,6 +60,16 @@ Result<std::unique_ptr<bootstrap::Exchange>> make_exchange(const cardea_config_t
   return Status::error(CARDEA_ERR_INVALID_ARGUMENT, "config.bootstrap is {}", number_of(config.bootstrap));
 }
 
+/// Two ranks that use different ones of UCX's protocols would wait for each other for ever.
+Status agree_on_protocols(bootstrap::Exchange& exchange, transport::UcxOptions& options, Clock::time_point deadline) {
+  Result<std::vector<Bytes>> all = exchange.allgather(transport::ucx_protocol_wish(options), deadline);
+  if (!all.ok()) return all.status();
+  const Result<bool> old = transport::agree_on_ucx_protocols(*all);
+  if (!old.ok()) return old.status();
+  options.old_protocols = *old;
+  return {};
+}
+
 }  // namespace
 
 struct Context::Engine {
@@ -189,6 +199,7 @@ Status Context::form(bootstrap::Exchange& exchange, Clock::time_point deadline) 
     ucx.device_memory = settings_.gpu_direct == engine::GpuDirect::kOn;
     // While chunks are on their way, the next completion is nearer than a sleep and a wake-up.
     ucx.spin = std::chrono::microseconds(50);
+    if (const Status status = agree_on_protocols(exchange, ucx, deadline); !status.ok()) return status;
     // A rank is lost when it is silent for its limit, and then no rail of it is to blame.
     Result<std::unique_ptr<transport::Transport>> transport =
         transport::make_ucx_rails(engine_->io, *runtime_, ucx, rails, 2 * settings_.watch.liveness.limit);

@@ -35,6 +35,6 @@ using Clock = std::chrono::steady_clock;
 using Nanoseconds = std::chrono::nanoseconds;
 
 /// Ranks of one job must agree on it; docs/wire-format.md tells what it covers.
-inline constexpr std::uint32_t kWireVersion = 2;
+inline constexpr std::uint32_t kWireVersion = 3;
 
 }  // namespace cardea

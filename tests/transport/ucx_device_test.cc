@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "lib/transport/ucx/lanes.h"
-#include "lib/transport/ucx/worker.h"
 #include "tests/transport/ucx_rank.h"
 
 namespace cardea::test {
@@ -169,18 +168,6 @@ TEST(UcxLanes, RdmaIsToldFromAContextsText) {
   EXPECT_TRUE(describes_rdma(tcp + "#      resource 4  :  md 4  dev 3  flags -- rc_mlx5/mlx5_0:1\n"));
   EXPECT_TRUE(describes_rdma(tcp + "#      resource 12 :  md 4  dev 3  flags -- dc_mlx5/mlx5_0:1"));
   EXPECT_FALSE(describes_rdma(""));
-}
-
-TEST(UcxLanes, ProtocolsFromBefore116AreUsedWhereTheyAreBetter) {
-  using transport::ucx::wants_old_protocols;
-  for (const bool rdma : {false, true}) {
-    for (const bool needed : {false, true}) {
-      EXPECT_FALSE(wants_old_protocols(13, rdma, needed)) << "it has no others";
-      EXPECT_TRUE(wants_old_protocols(16, rdma, needed));
-      EXPECT_EQ(wants_old_protocols(17, rdma, needed), !rdma && !needed);
-      EXPECT_EQ(wants_old_protocols(22, rdma, needed), !rdma && !needed);
-    }
-  }
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <array>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -49,8 +50,11 @@ struct UcxOptions {
   /// Chunks of ranks that are reached over TCP come by connections of their own (stream.cc). Off: with the messages. Without
   /// peer_errors it is off: UCX lays the same lanes into the messages' connection then.
   bool stream_connections = true;
-  /// Chunks may be for memory of a GPU although no NIC writes there: UCX's slower protocols, which can, are kept (worker.h).
+  /// Chunks may be for memory of a GPU although no NIC writes there: that takes UCX's newer protocols (protocols.h).
   bool device_memory = false;
+  /// Whether UCX's older protocols are used, as the ranks have agreed (agree_on_ucx_protocols). None: as this rank wishes,
+  /// where all are alike.
+  std::optional<bool> old_protocols;
   /// How long to keep polling after the last progress before sleeping.
   Nanoseconds spin{0};
   /// How long close() waits for queued messages, and then for UCX to let go of memory before the worker is destroyed.
@@ -80,6 +84,12 @@ inline constexpr std::size_t kMaxUcxAddress = (std::size_t{64} << 10) * kMaxUcxR
 Result<std::unique_ptr<Transport>> make_ucx_rails(boost::asio::io_context& io, Listener& listener, const UcxOptions& options,
                                                   const std::vector<std::string>& devices,
                                                   Nanoseconds silence = std::chrono::seconds(10));
+
+/// Which of UCX's protocols a rank can and would use with these options, for agree_on_ucx_protocols; may take milliseconds.
+Bytes ucx_protocol_wish(const UcxOptions& options);
+/// From what all ranks said, by rank: UcxOptions::old_protocols, the same at all. CONFIGURATION if UCX_PROTO_ENABLE differs
+/// between two of them, whom it names; PROTOCOL.
+Result<bool> agree_on_ucx_protocols(std::span<const Bytes> wishes);
 
 /// The NICs that a rank has as rails, by its address; PROTOCOL, MISMATCH.
 Result<std::vector<std::string>> ucx_rail_devices(ByteView address, Rank rank);

@@ -8,7 +8,7 @@
 #include <set>
 #include <string>
 
-#include "lib/transport/ucx/worker.h"
+#include "lib/transport/ucx/protocols.h"
 
 namespace cardea::transport::ucx {
 namespace {

@@ -11,7 +11,7 @@
 #include <thread>
 
 #include "lib/base/unique_fd.h"
-#include "lib/transport/ucx/lanes.h"
+#include "lib/transport/ucx/protocols.h"
 
 namespace cardea::transport::ucx {
 namespace {
@@ -50,12 +50,6 @@ bool readable(int fd) {
 
 }  // namespace
 
-unsigned ucx_minor_version() {
-  unsigned major = 0, minor = 0, release = 0;
-  ucp_get_version(&major, &minor, &release);
-  return minor;
-}
-
 Status ucx_error(ucs_status_t status, std::string_view call) {
   return Status::error(status == UCS_ERR_NO_MEMORY ? CARDEA_ERR_NO_MEMORY : CARDEA_ERR_TRANSPORT, "{}: {}", call,
                        ucs_status_string(status));
@@ -68,7 +62,14 @@ Result<std::shared_ptr<Worker>> Worker::make(boost::asio::io_context& io, const 
   return worker;
 }
 
-Status Worker::open_context(const UcxOptions& options, bool old_protocols) {
+Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
+  if (auto status = enough_descriptors(); !status.ok()) return status;
+  if (options.old_protocols) {
+    old_protocols_ = *options.old_protocols;
+  } else {
+    const ProtocolWish wish = protocol_wish(options);
+    old_protocols_ = *agree_on_old_protocols({&wish, 1});  // it agrees with itself
+  }
   ucp_config_t* raw = nullptr;
   if (const auto status = ucp_config_read(nullptr, nullptr, &raw); status != UCS_OK)
     return ucx_error(status, "ucp_config_read");
@@ -81,7 +82,7 @@ Status Worker::open_context(const UcxOptions& options, bool old_protocols) {
   // chunk over all that it has, the loopback device beside the network's included.
   defaults.emplace_back("SOCKADDR_TLS_PRIORITY", "tcp");
   defaults.emplace_back("CM_USE_ALL_DEVICES", "n");
-  if (old_protocols) defaults.emplace_back("PROTO_ENABLE", "n");
+  defaults.emplace_back("PROTO_ENABLE", old_protocols_ ? "n" : "y");
   if (!options.device.empty()) defaults.emplace_back("NET_DEVICES", options.device);
   for (const auto& [name, value] : defaults) {
     if (std::getenv(("UCX_" + name).c_str()) != nullptr) continue;
@@ -96,20 +97,6 @@ Status Worker::open_context(const UcxOptions& options, bool old_protocols) {
   if (const auto status = ucp_init(&params, raw, &context_); status != UCS_OK) {
     context_ = nullptr;
     return ucx_error(status, "ucp_init");
-  }
-  return {};
-}
-
-Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
-  if (auto status = enough_descriptors(); !status.ok()) return status;
-  const unsigned minor = ucx_minor_version();
-  const bool needed = options.device_memory || options.get == GetPolicy::kAlways;
-  const bool sure = wants_old_protocols(minor, true, true);
-  if (const Status status = open_context(options, sure); !status.ok()) return status;
-  // What there is to send by, only a context tells.
-  if (!sure && wants_old_protocols(minor, has_rdma(context_), needed)) {
-    ucp_cleanup(std::exchange(context_, nullptr));
-    if (const Status status = open_context(options, true); !status.ok()) return status;
   }
   ucp_worker_params_t worker_params{};
   worker_params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE | UCP_WORKER_PARAM_FIELD_CLIENT_ID;
@@ -127,9 +114,9 @@ Status Worker::open(const UcxOptions& options, std::uint64_t client_id) {
   return {};
 }
 
-// With its older protocols UCX has receives into CUDA's memory that never end, and none by GET (before 1.16).
+// With its older protocols UCX has receives into CUDA's memory that never end, and none by GET.
 bool Worker::has_cuda_memory() const {
-  if (ucx_minor_version() < 16) return false;
+  if (old_protocols_) return false;
   ucp_context_attr_t attr{};
   attr.field_mask = UCP_ATTR_FIELD_MEMORY_TYPES;
   return ucp_context_query(context_, &attr) == UCS_OK && (attr.memory_types >> UCS_MEMORY_TYPE_CUDA & 1) != 0;

@@ -25,17 +25,6 @@ namespace cardea::transport::ucx {
 
 /// TRANSPORT: "call: reason".
 Status ucx_error(ucs_status_t status, std::string_view call);
-/// Of the UCX that runs; the major version of all is 1.
-unsigned ucx_minor_version();
-
-/// Whether a UCX of that version is to use the protocols from before 1.16, unless UCX_PROTO_ENABLE says otherwise. The newer
-/// ones send over TCP with peer errors in pieces that are copied twice, at a quarter of the rate (1.22); those of 1.16 end
-/// the process by an assertion when a peer dies that a rendezvous was just beginning with. `needed`: for memory of GPUs, or
-/// GET without RDMA, of which the old ones know nothing.
-constexpr bool wants_old_protocols(unsigned minor, bool rdma, bool needed) {
-  return minor == 16 || (minor > 16 && !rdma && !needed);
-}
-
 class Worker : public std::enable_shared_from_this<Worker> {
  public:
   /// `client_id` is what listeners hear of this worker when it connects to them.
@@ -65,7 +54,6 @@ class Worker : public std::enable_shared_from_this<Worker> {
 
  private:
   Status open(const UcxOptions& options, std::uint64_t client_id);
-  Status open_context(const UcxOptions& options, bool old_protocols);
   void run();
   void sleep();
   void settle();
@@ -82,6 +70,7 @@ class Worker : public std::enable_shared_from_this<Worker> {
   bool posted_ = false;
   bool waiting_ = false;
   bool stopped_ = false;
+  bool old_protocols_ = false;
 };
 
 }  // namespace cardea::transport::ucx

@@ -8,6 +8,7 @@
 
 #include "lib/base/asio.h"
 #include "lib/transport/ucx/factory.h"
+#include "lib/transport/ucx/protocols.h"
 #include "lib/transport/ucx/wire.h"
 #include "lib/transport/ucx/worker.h"
 #include "tests/fuzz/targets.h"

@@ -2,6 +2,7 @@
 // Addresses, rails, regions and headers of the ucx transport.
 #include "lib/transport/ucx/wire.h"
 
+#include "lib/transport/ucx/protocols.h"
 #include "lib/transport/ucx/rail_pairs.h"
 #include "tests/fuzz/targets.h"
 
@@ -11,7 +12,7 @@ namespace {
 namespace ucx = transport::ucx;
 
 constexpr Rank kRank = 3;
-enum Kind : std::uint8_t { kAddress, kRegion, kHeader, kRails, kDescriptors, kKinds };
+enum Kind : std::uint8_t { kAddress, kRegion, kHeader, kRails, kDescriptors, kWish, kKinds };
 
 bool run(ByteView input) {
   if (input.empty()) return false;
@@ -50,6 +51,14 @@ bool run(ByteView input) {
       require(ucx::encode_descriptors(*regions) == Bytes(bytes.begin(), bytes.end()), "descriptors have one form");
       return true;
     }
+    case kWish: {
+      const auto wish = ucx::decode_wish(bytes, kRank);
+      if (!wish.ok()) return false;
+      require(ucx::encode_wish(*wish) == Bytes(bytes.begin(), bytes.end()), "a wish has one form");
+      const ucx::ProtocolWish both[] = {*wish, *wish};
+      require(ucx::agree_on_old_protocols(both).ok(), "whoever wishes the same agrees");
+      return true;
+    }
     default: {
       const auto envelope = ucx::decode_envelope(bytes);
       const auto header = ucx::decode_header(bytes);
@@ -78,6 +87,7 @@ std::vector<Seed> seeds() {
           {"rails", of_kind(kRails, ucx::encode_rails(kRank, {{"eth0", "10.77.0.0/24", Bytes(40, std::byte{9})},
                                                               {"eth1", "10.77.1.0/24", Bytes(40, std::byte{8})}}))},
           {"rail_of_ucx", of_kind(kRails, ucx::encode_rails(kRank, {{"", "", Bytes(40, std::byte{9})}}))},
+          {"wish", of_kind(kWish, ucx::encode_wish({.minor = 22, .rdma = true, .forced = ucx::ProtocolWish::Forced::kOld}))},
           {"descriptors", of_kind(kDescriptors, ucx::encode_descriptors({Bytes(20, std::byte{1}), Bytes(12)}))}};
 }
 

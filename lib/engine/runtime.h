@@ -323,10 +323,6 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   /// False if there is no memory for it to land in.
   bool bounce(const core::StartChunk& start, transport::ChunkOrder& order);
   bool upload_bounced(transport::ChunkToken token, InFlight& flight);
-  bool in_device_memory(const LayerRecord& layer, std::size_t local) const;
-  Result<std::shared_ptr<std::byte>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert, std::uint64_t until);
-  void staged(std::uint64_t token, const Status& status);
-  void drop_staged(core::LayerNumber layer);
   void on_copies_queued(std::span<const std::uint64_t> tokens) override;
   void on_copy_done(std::uint64_t token, const Status& status) override;
   void on_batch_timed(const cuda::CopyObserver::Batch& batch) override;
@@ -366,6 +362,12 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   // runtime.cc
   bool on_this_node(Rank rank) const { return options_.node_of[rank] == options_.node_of[options_.self]; }
   bool has_other_nodes() const;
+
+  // gpu_staging.cc
+  bool in_device_memory(const LayerRecord& layer, std::size_t local) const;
+  Result<std::shared_ptr<std::byte>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert, std::uint64_t until);
+  void staged(std::uint64_t token, const Status& status);
+  void drop_staged(core::LayerNumber layer);
 
   // gpu_direct.cc
   bool slabs_go_direct();

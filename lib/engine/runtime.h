@@ -365,7 +365,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
 
   // gpu_staging.cc
   bool in_device_memory(const LayerRecord& layer, std::size_t local) const;
-  Result<std::shared_ptr<std::byte>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert, std::uint64_t until);
+  Result<std::shared_ptr<std::byte>> stage(const LayerRecord& layer, const transport::ExpertAddress& expert,
+                                           std::uint64_t until);
   void staged(std::uint64_t token, const Status& status);
   void drop_staged(core::LayerNumber layer);
 
@@ -464,7 +465,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     Version version = 0;
     core::LayerNumber layer = 0;
     std::shared_ptr<std::byte> memory;
-    std::uint64_t here = 0;    // bytes from its beginning that have come
+    std::uint64_t here = 0;     // bytes from its beginning that have come
     std::size_t under_way = 0;  // parts
     Status failed;
   };

@@ -394,7 +394,8 @@ TEST_P(GpuFetch, ExpertsThatLeaveTheDeviceInPartsArriveWhole) {
   both(
       [&](Gpu& gpu, Job& job, unsigned) {
         // Parts of 2, 4, 8, 16 and 16 MiB end within segments, and where a segment ends.
-        const GpuShape shape{.weights = GetParam(), .segments = {5 << 20, 9 << 20, (21 << 20) + 96}, .per_rank = 2, .seed = seed};
+        const GpuShape shape{
+            .weights = GetParam(), .segments = {5 << 20, 9 << 20, (21 << 20) + 96}, .per_rank = 2, .seed = seed};
         GpuLayer layer(gpu, job, shape);
         for (std::uint64_t version = 1; version <= 2; ++version) {
           layer.publish(version);

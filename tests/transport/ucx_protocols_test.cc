@@ -52,7 +52,8 @@ TEST(UcxProtocols, WhatARankSaysIsReadBackAndAnythingElseIsRefusedByItsName) {
   EXPECT_FALSE(read->needed);
   EXPECT_EQ(read->forced, Forced::kNew);
   std::vector<Bytes> bad;
-  for (std::size_t length = 0; length < good.size(); ++length) bad.emplace_back(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(length));
+  for (std::size_t length = 0; length < good.size(); ++length)
+    bad.emplace_back(good.begin(), good.begin() + static_cast<std::ptrdiff_t>(length));
   bad.push_back(good);
   bad.back().push_back(std::byte{0});
   for (std::size_t at = 1; at < good.size(); ++at) {

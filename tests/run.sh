@@ -63,7 +63,7 @@ cd "$(dirname "$0")/.."
 source cmake/setup.sh
 
 # Prints as it runs what needs to be seen: failures with their output, and skips. The summary comes at the very end.
-show() { awk '/tests passed, .* failed out of|^No tests were found/ {over = 1}
+show() { awk '/tests passed(, .* failed)? out of|^No tests were found/ {over = 1}
               over || /^ *Start +[0-9]+:/ || /^ *[0-9]+\/[0-9]+ Test +#.* Passed / || /^Test project / || /^$/ {next}
               {print; fflush()}'; }
 
@@ -112,7 +112,7 @@ fi
 # What ctest itself said, preset by preset.
 for preset in "${presets[@]}"; do
   printf '\n%s:\n' "$preset"
-  summary=$(sed -n '/tests passed, .* failed out of\|^No tests were found/,$p' "build/$preset/ctest.log" 2>/dev/null || true)
+  summary=$(sed -nE '/tests passed(, .* failed)? out of|^No tests were found/,$p' "build/$preset/ctest.log" 2>/dev/null || true)
   printf '%s\n' "${summary:-was not tested}"
 done
 if ((${#failed[@]})); then

@@ -4,6 +4,7 @@
 #include <nvtx3/nvToolsExt.h>
 
 #include <atomic>
+#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -15,13 +16,15 @@ std::mutex writing;
 std::atomic<std::uint64_t> ranges{0};
 int cardea_domain;  // its address is the domain's handle
 
-template <typename... T>
-void line(const char* format, T... values) {
+[[gnu::format(printf, 1, 2)]] void line(const char* format, ...) {
   const std::scoped_lock held(writing);
   const char* const path = std::getenv("NVTX_TOOL_FILE");
   std::FILE* const file = path == nullptr ? nullptr : std::fopen(path, "a");
   if (file == nullptr) return;
-  std::fprintf(file, format, values...);
+  std::va_list values;
+  va_start(values, format);
+  std::vfprintf(file, format, values);
+  va_end(values);
   std::fclose(file);
 }
 

@@ -218,8 +218,10 @@ testing::AssertionResult nothing_new_in(const char* directory, const std::set<st
   return testing::AssertionFailure() << "left in " << directory << ":" << left;
 }
 
-/// One life of a cache. The victim strikes itself by `signal` at the `nth` time that it makes the step.
-void cycle(std::uint64_t seed, int signal, Step step, unsigned nth, test::SharedBoard& totals) {
+/// One life of a cache. The victim strikes itself by `signal` at the `nth` time that it makes the step. Ranks begin within
+/// `spread`.
+void cycle(std::uint64_t seed, int signal, Step step, unsigned nth, test::SharedBoard& totals,
+           std::chrono::microseconds spread = {}) {
   Result<Arena> arena = Arena::create(Shape::of(6 * kExpert, kChunk).value());
   ASSERT_TRUE(arena.ok()) << arena.status().message();
   test::SharedBoard board;
@@ -250,6 +252,7 @@ void cycle(std::uint64_t seed, int signal, Step step, unsigned nth, test::Shared
       rank.cache().rank_lost(kVictim);
     };
     test::Random random(seed * 16 + local);
+    if (spread.count() > 0) std::this_thread::sleep_for(std::chrono::microseconds(random.below(spread.count())));
     Nanoseconds slowest{0};
     for (unsigned i = 0; i < 12; ++i) {
       const Key key{{1, 1}, static_cast<ExpertIndex>(random.below(8)), 1 + i / 6};
@@ -310,10 +313,11 @@ void cycles(int signal) {
         step == static_cast<std::size_t>(Step::kChunkGivenBack)) {
       continue;
     }
-    // Who comes to do what depends on who is faster: a step that the victim hardly ever makes on this machine gets more
-    // lives.
+    // Who comes to do what depends on who is faster: a step that the victim hardly ever makes on this machine, for instance
+    // because it is through before others have filled the cache, gets more lives, in which another is first each time.
+    constexpr std::chrono::milliseconds kSpread{3};
     for (std::uint64_t i = count; times() == 0 && i < 2 * count && !testing::Test::HasFailure(); ++i)
-      cycle(i, signal, static_cast<Step>(step), 1, totals);
+      cycle(i, signal, static_cast<Step>(step), 1, totals, kSpread);
     EXPECT_GT(times(), 0u) << "nobody was struck at step " << step;
   }
   EXPECT_GT(struck, count / 2) << "of " << count;

@@ -10,6 +10,7 @@
 
 #include "lib/base/wire.h"
 #include "lib/transport/ucx/lanes.h"
+#include "lib/transport/ucx/worker.h"
 
 namespace cardea::transport {
 namespace ucx {
@@ -30,11 +31,12 @@ ProtocolWish::Forced forced_here() {
 }
 
 bool rdma_here() {
+  if (!enough_descriptors().ok()) return false;  // whoever makes the transport hears why, here as below
   ucp_params_t params{};
   params.field_mask = UCP_PARAM_FIELD_FEATURES;
   params.features = UCP_FEATURE_AM | UCP_FEATURE_RMA;
   ucp_context_h context = nullptr;
-  if (ucp_init(&params, nullptr, &context) != UCS_OK) return false;  // whoever makes the transport hears why
+  if (ucp_init(&params, nullptr, &context) != UCS_OK) return false;
   const bool found = has_rdma(context);
   ucp_cleanup(context);
   return found;

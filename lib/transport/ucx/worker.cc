@@ -22,9 +22,23 @@ struct ConfigRelease {
   void operator()(ucp_config_t* config) const { ucp_config_release(config); }
 };
 
+// What a program sets of a transport's own is known by its name alone up to UCX 1.16 (CONN_NB), and as in the environment
+// since (TCP_CONN_NB).
+std::string key_of(const std::string& name) {
+  constexpr std::string_view kTcp = "TCP_";
+  return ucx_minor_version() <= 16 && name.starts_with(kTcp) ? name.substr(kTcp.size()) : name;
+}
+
 // UCX ends the process, by an assertion or a null pointer, where it does not get a descriptor for its thread or its events
 // (1.13: with fewer than 3, and again while interfaces are opened). A context and a worker took 15 with two interfaces.
 constexpr std::size_t kDescriptorsNeeded = 48;
+
+bool readable(int fd) {
+  pollfd entry{fd, POLLIN, 0};
+  return ::poll(&entry, 1, 0) > 0;
+}
+
+}  // namespace
 
 Status enough_descriptors() {
   std::array<UniqueFd, kDescriptorsNeeded> probes;
@@ -35,20 +49,6 @@ Status enough_descriptors() {
   }
   return {};
 }
-
-// What a program sets of a transport's own is known by its name alone up to UCX 1.16 (CONN_NB), and as in the environment
-// since (TCP_CONN_NB).
-std::string key_of(const std::string& name) {
-  constexpr std::string_view kTcp = "TCP_";
-  return ucx_minor_version() <= 16 && name.starts_with(kTcp) ? name.substr(kTcp.size()) : name;
-}
-
-bool readable(int fd) {
-  pollfd entry{fd, POLLIN, 0};
-  return ::poll(&entry, 1, 0) > 0;
-}
-
-}  // namespace
 
 Status ucx_error(ucs_status_t status, std::string_view call) {
   return Status::error(status == UCS_ERR_NO_MEMORY ? CARDEA_ERR_NO_MEMORY : CARDEA_ERR_TRANSPORT, "{}: {}", call,

@@ -23,6 +23,8 @@
 
 namespace cardea::transport::ucx {
 
+/// Whether there are as many as UCX takes: it ends the process where it does not get them. The errors of eventfd.
+Status enough_descriptors();
 /// TRANSPORT: "call: reason".
 Status ucx_error(ucs_status_t status, std::string_view call);
 class Worker : public std::enable_shared_from_this<Worker> {

@@ -326,7 +326,7 @@ void Core::advance(Fetch& of, std::size_t index, Clock::time_point now) {
                 Status(CARDEA_ERR_INVALID_ARGUMENT, "the expert must be copied, and neither fetch nor layer names a slab"),
                 now);
   }
-  starve(of, index, now);
+  starve(of, index, now, true);
 }
 
 void Core::aim(Want& want, const SourceOption& source, const FetchSpec& spec) const {

@@ -278,6 +278,7 @@ class Core {
   struct Fetch;
   struct Transfer;
   struct WantRef;
+  struct WantRefs;
   struct Choice;
   struct QueuedChunk;
   struct View;
@@ -320,11 +321,12 @@ class Core {
   void send_finish_if_drained(Layer& layer, Clock::time_point now);
 
   // transfers.cc: credits, transfers, lanes
-  void starve(Fetch& fetch, std::size_t want, Clock::time_point now);
+  void starve(Fetch& fetch, std::size_t want, Clock::time_point now, bool aimed = false);
   void queue_gang(Fetch& fetch, Clock::time_point now);
   void feed(Slab& slab, Clock::time_point now);
   bool feed_front(Slab& slab, Clock::time_point now);
   bool feed_want(Slab& slab, Fetch& fetch, std::size_t want, Clock::time_point now);
+  bool feed_aimed(Slab& slab, Fetch& fetch, std::size_t want, Clock::time_point now);
   bool feed_gang(Slab& slab, Fetch& fetch, Clock::time_point now);
   bool make_room(Slab& slab, std::uint32_t slots, Class urgency, Clock::time_point now);
   void drop_spare(Slab& slab, SlotIndex slot, Clock::time_point now);
@@ -340,7 +342,7 @@ class Core {
   void retire_if_drained(Transfer& transfer, Clock::time_point now);
   void slot_is_free(Transfer& transfer, Clock::time_point now);
   void drained_one(Transfer& transfer, Clock::time_point now);
-  std::vector<WantRef> take_complete(Transfer& transfer);
+  WantRefs take_complete(Transfer& transfer);
   void await_queued(Fetch& fetch, const Transfer& transfer);
   bool queued_chunk_done(ChunkNumber token, const Status& status, Clock::time_point now);
   bool take_back_undelivered(Slab& slab, const std::set<FetchNumber>& waited_for, Clock::time_point now);
@@ -354,7 +356,8 @@ class Core {
   void put_on(Transfer& transfer, std::uint32_t rail);
   void take_off(Transfer& transfer);
   void take_off(Transfer& transfer, LaneNumber lane);
-  void pump_rails(const Transfer& transfer, Clock::time_point now);
+  bool goes_at_once(const Transfer& transfer) const;
+  void pump_rails(Transfer& transfer, Clock::time_point now);
   void count_waste(const Transfer& transfer);
   void vacate(Transfer& transfer, Clock::time_point now);
 

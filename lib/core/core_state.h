@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+
+#include <boost/container/small_vector.hpp>
 
 #include "lib/core/core.h"
 #include "lib/core/index_fifo.h"
@@ -15,6 +18,12 @@ inline bool needs_slot(cardea_path_t path, bool into_slots) {
   return path != CARDEA_PATH_HOME && (path != CARDEA_PATH_NODE_MAPPED || into_slots);
 }
 
+/// Calls visit(segment) for each in the mask.
+template <typename Visit>
+void for_each_segment(SegmentMask mask, Visit visit) {
+  for (; mask != 0; mask &= mask - 1) visit(static_cast<std::size_t>(std::countr_zero(mask)));
+}
+
 /// A want, named so that it may be gone meanwhile.
 struct Core::WantRef {
   FetchNumber fetch = 0;
@@ -23,6 +32,8 @@ struct Core::WantRef {
   /// Earlier fetches first, and of a fetch what comes first in its order.
   Lane::Order order() const { return fetch << 20 | want; }
 };
+
+struct Core::WantRefs : boost::container::small_vector<WantRef, 4> {};
 
 struct Core::Want {
   enum class State : std::uint8_t { kNew, kParked, kStarved, kMoving, kReady, kDelivered, kFailed };
@@ -133,6 +144,14 @@ struct Core::Slab {
   std::uint32_t gates = 0;              // shut, or not passed yet by the GPU
   std::vector<std::uint32_t> landings;  // free ones
   std::deque<WantRef> gateable;         // on a stream, and what they wait for is still to come; may be gone meanwhile
+
+  /// For a credit, and is at least so urgent.
+  bool anybody_waits(Class urgency) const {
+    for (std::size_t c = 0; c <= static_cast<std::size_t>(urgency); ++c) {
+      if (!starved[c].empty()) return true;
+    }
+    return false;
+  }
 };
 
 struct Core::Transfer {
@@ -204,26 +223,23 @@ struct Core::Transfer {
   }
   void add_chunk(const ChunkRange& range) {
     chunks.emplace_back().range = range;
-    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
-      if (range.segments >> i & 1) ++missing[i];
-    }
+    for_each_segment(range.segments, [&](std::size_t i) { ++missing[i]; });
   }
   void arrived(Chunk& chunk) {
     chunk.done = true;
     bytes_done += chunk.range.bytes;
-    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
-      if ((chunk.range.segments >> i & 1) && --missing[i] == 0) present |= SegmentMask{1} << i;
-    }
+    for_each_segment(chunk.range.segments, [&](std::size_t i) {
+      if (--missing[i] == 0) present |= SegmentMask{1} << i;
+    });
   }
   /// Whether a want of the fetch is ready with what is here, or, on a stream, with what is queued.
   bool has(const FetchSpec& spec) const {
     const SegmentMask absent = spec.segments & ~present;
     if (absent == 0) return true;
     if (!spec.on_stream || (absent & ~requested) != 0) return false;
-    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
-      if ((absent >> i & 1) && missing[i] != coming[i]) return false;
-    }
-    return true;
+    bool comes = true;
+    for_each_segment(absent, [&](std::size_t i) { comes = comes && missing[i] == coming[i]; });
+    return comes;
   }
   bool cached() const { return entry != cache::kNoEntry; }
   bool slotless() const { return cached() || landing != UINT32_MAX; }
@@ -256,7 +272,12 @@ struct Core::QueuedChunk {
   std::uint64_t claimed_bytes = 0;  // if it is a claim
   Version version = 0;
   std::vector<FetchNumber> fetches;  // with ready wants that depend on it
-  void recycle() { *this = QueuedChunk{}; }
+  void recycle() {
+    QueuedChunk fresh;
+    fresh.fetches.swap(fetches);
+    fresh.fetches.clear();
+    *this = std::move(fresh);
+  }
 };
 
 struct Core::View {

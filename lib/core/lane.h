@@ -95,6 +95,9 @@ class Lane {
     --in_flight_[index(urgency)];
   }
 
+  bool anybody_waits() const {
+    return std::any_of(queues_.begin(), queues_.end(), [](const auto& queue) { return !queue.empty(); });
+  }
   /// The classes that have something to start now, less urgent than demand.
   bool background_waits(std::size_t c) const { return c != index(Class::kDemand) && may_start(c); }
   const LaneLimits& limits() const { return limits_; }

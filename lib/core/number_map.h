@@ -41,10 +41,18 @@ class NumberMap {
     return *found;
   }
   void erase(std::uint64_t number) {
+    if (std::unique_ptr<T> gone = take(number)) keep(std::move(gone));
+  }
+  /// Takes the object out, for the caller to look at while others come and go, and to keep() when he is done. Null if there
+  /// is none.
+  std::unique_ptr<T> take(std::uint64_t number) {
     std::unique_ptr<T>* const found = by_number_.find(number);
-    if (found == nullptr) return;
-    std::unique_ptr<T> gone = std::move(*found);
+    if (found == nullptr) return nullptr;
+    std::unique_ptr<T> taken = std::move(*found);
     by_number_.erase(number);
+    return taken;
+  }
+  void keep(std::unique_ptr<T> gone) {
     gone->recycle();
     if (kReuse && unused_.size() < kKept) unused_.push_back(std::move(gone));
   }

@@ -10,13 +10,21 @@ namespace cardea::core {
 
 // ---------------------------------------------------------------- credits
 
-void Core::starve(Fetch& of, std::size_t index, Clock::time_point now) {
+/// `aimed`: its source was chosen just now.
+void Core::starve(Fetch& of, std::size_t index, Clock::time_point now, bool aimed) {
   of.move(of.wants[index], Want::State::kStarved);
   if (of.spec.gang) return;  // queues whole, by queue_gang
   Slab& slab = *slabs_.at(*of.spec.slab);
   const auto place = static_cast<std::size_t>(of.spec.urgency);
-  // Before those of the same fetch that come later in its order: their sources may have published earlier.
   auto& queue = slab.starved[place];
+  if (!slab.feeding && !slab.anybody_waits(of.spec.urgency)) {
+    slab.feeding = true;  // it is the first, and need not queue for that
+    const bool fed = aimed ? feed_aimed(slab, of, index, now) : feed_want(slab, of, index, now);
+    slab.feeding = false;
+    if (fed) return feed(slab, now);
+    return queue.push_front({of.number, index});
+  }
+  // Before those of the same fetch that come later in its order: their sources may have published earlier.
   auto at = queue.end();
   while (at != queue.begin() && std::prev(at)->fetch == of.number && std::prev(at)->want != WantRef::kGang &&
          std::prev(at)->want > index) {
@@ -50,6 +58,7 @@ void Core::queue_gang(Fetch& of, Clock::time_point now) {
 
 void Core::feed(Slab& slab, Clock::time_point now) {
   if (slab.feeding) return;  // whoever feeds it goes on until nothing more can be fed
+  if (slab.gateable.empty() && !slab.anybody_waits(Class::kPlacement)) return;
   slab.feeding = true;
   while (feed_front(slab, now) || gate_front(slab, now)) {
   }
@@ -97,6 +106,12 @@ bool Core::feed_want(Slab& slab, Fetch& of, std::size_t index, Clock::time_point
     aim(want, *choice.source, of.spec);
     if (!of.spec.gang && (take_from_cache(of, index, now) || take_landing(of, index, now))) return true;
   }
+  return feed_aimed(slab, of, index, now);
+}
+
+/// False if there is no credit for it.
+bool Core::feed_aimed(Slab& slab, Fetch& of, std::size_t index, Clock::time_point now) {
+  Want& want = of.wants[index];
   const Slab::Key key{of.spec.layer, want.expert, of.spec.version};
   if (const TransferNumber* const held = slab.index.find(key); held != nullptr) {
     if (join(of, index, transfers_.at(*held), now)) return true;
@@ -359,7 +374,7 @@ void Core::request(Transfer& transfer, SegmentMask segments) {
   }
   transfer.requested |= segments;
   if (whole && transfer.origin != 0) transfer.swaps = begin_swap(transfer);
-  put_on(transfer);
+  if (!goes_at_once(transfer)) put_on(transfer);
 }
 
 void Core::promote(Transfer& transfer, const Fetch& of, std::size_t want) {
@@ -476,8 +491,8 @@ void Core::drained_one(Transfer& transfer, Clock::time_point now) {
   retire_if_drained(transfer, now);
 }
 
-std::vector<Core::WantRef> Core::take_complete(Transfer& transfer) {
-  std::vector<WantRef> complete;
+Core::WantRefs Core::take_complete(Transfer& transfer) {
+  WantRefs complete;
   std::erase_if(transfer.waiting, [&](const WantRef& ref) {
     const bool here = transfer.has(fetch_of(ref.fetch).spec);
     if (here) complete.push_back(ref);
@@ -521,7 +536,22 @@ void Core::take_off(Transfer& transfer, LaneNumber lane) {
   }
 }
 
-void Core::pump_rails(const Transfer& transfer, Clock::time_point now) {
+/// Its lane would choose it next, and all of it: it need not queue. Whoever asks for it then calls pump_rails.
+bool Core::goes_at_once(const Transfer& transfer) const {
+  if (transfer.urgency != Class::kDemand || transfer.abandoned || transfer.is_queued()) return false;
+  const bool takes_turns = transfer.slotless() || transfer.swaps || transfer.shared_entry != cache::kNoEntry ||
+                           transfer.pulled_entry != cache::kNoEntry || rails(transfer) != 1;
+  if (takes_turns) return false;
+  const Lane& lane = lanes_[queue_of(transfer.source.lane)];
+  return lane.in_flight() + transfer.chunks.size() - transfer.next_chunk <= lane.limits().chunks && !lane.anybody_waits();
+}
+
+void Core::pump_rails(Transfer& transfer, Clock::time_point now) {
+  if (transfer.next_chunk != transfer.chunks.size() && goes_at_once(transfer)) {
+    while (transfer.next_chunk != transfer.chunks.size())
+      start(transfer, transfer.next_chunk++, transfer.source.lane, Class::kDemand, now);
+    return;
+  }
   const TransferNumber number = transfer.number;
   for (std::uint32_t i = 0; i < kMaxRails; ++i) {
     // What one lane has started may have been the last of it.
@@ -560,7 +590,9 @@ std::size_t Core::held_classes(LaneNumber number, Clock::time_point now) {
 void Core::pump(LaneNumber lane_number, Clock::time_point now) {
   const LaneNumber number = queue_of(lane_number);
   Lane& lane = lanes_[number];
-  while (const auto choice = lane.next(held_classes(number, now))) {
+  while (lane.anybody_waits()) {
+    const auto choice = lane.next(held_classes(number, now));
+    if (!choice) break;
     Transfer& transfer = transfers_.at(choice->transfer);
     // With one queue for all lanes the queue's number says nothing of the lane.
     const LaneNumber lane_of_it = options_.side_by_side ? number : transfer.source.lane;
@@ -681,11 +713,9 @@ void Core::chunk_queued(ChunkNumber token, Clock::time_point now) {
   queued.pulled_entry = std::exchange(transfer.pulled_entry, cache::kNoEntry);
   queued.pulled_from = std::exchange(transfer.pulled_from, {});
   if (transfer.claims) queued.claimed_bytes = chunk.range.bytes;
-  for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
-    if (chunk.range.segments >> i & 1) ++transfer.coming[i];
-  }
+  for_each_segment(chunk.range.segments, [&](std::size_t i) { ++transfer.coming[i]; });
   if (transfer.abandoned) return drained_one(transfer, now);
-  const std::vector<WantRef> ready = take_complete(transfer);
+  const WantRefs ready = take_complete(transfer);
   if (transfer.complete()) let_go_of_origin(transfer, now);
   for (const WantRef& ref : ready) make_ready(fetch_of(ref.fetch), ref.want, now);
 }
@@ -700,11 +730,9 @@ void Core::await_queued(Fetch& of, const Transfer& transfer) {
 }
 
 bool Core::queued_chunk_done(ChunkNumber token, const Status& status, Clock::time_point now) {
-  QueuedChunk* const found = queued_chunks_.find(token);
-  if (found == nullptr) return false;
-  QueuedChunk queued;
-  std::swap(queued, *found);
-  queued_chunks_.erase(token);
+  std::unique_ptr<QueuedChunk> taken = queued_chunks_.take(token);
+  if (!taken) return false;
+  const QueuedChunk& queued = *taken;
   if (options_.recorder != nullptr) options_.recorder->done(now, queued.facts, now - queued.started, status.code());
   lanes_[queue_of(queued.lane)].finished(queued.urgency);
   --chunks_in_flight_;
@@ -715,9 +743,7 @@ bool Core::queued_chunk_done(ChunkNumber token, const Status& status, Clock::tim
   }
   if (Transfer* const transfer = transfers_.find(Transfer::transfer_of(token)); transfer != nullptr) {
     Transfer::Chunk& chunk = transfer->chunks[Transfer::chunk_of(token)];
-    for (std::size_t i = 0; i < CARDEA_MAX_SEGMENTS; ++i) {
-      if (chunk.range.segments >> i & 1) --transfer->coming[i];
-    }
+    for_each_segment(chunk.range.segments, [&](std::size_t i) { --transfer->coming[i]; });
     if (!status.ok() && transfer->spare) {
       drop_spare(*slabs_.at(transfer->slab), transfer->slot, now);
     } else if (!status.ok()) {
@@ -748,6 +774,7 @@ bool Core::queued_chunk_done(ChunkNumber token, const Status& status, Clock::tim
   let_go(queued.layer);
   close_gate(token, now);
   pump(queued.lane, now);
+  queued_chunks_.keep(std::move(taken));
   return true;
 }
 
@@ -789,7 +816,7 @@ void Core::chunk_done(ChunkNumber token, const Status& status, Clock::time_point
     abandon(transfer, status, now);
   } else {
     transfer.arrived(chunk);
-    const std::vector<WantRef> ready = take_complete(transfer);
+    const WantRefs ready = take_complete(transfer);
     if (transfer.complete()) {
       if (transfer.swaps) {
         swap_complete(transfer, now);

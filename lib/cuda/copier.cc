@@ -14,15 +14,20 @@
 namespace cardea::cuda {
 namespace {
 
-// The first batch of a run is small, so that whoever waits for one expert has it soon; each later one is twice as large,
-// since the copy engine pauses for microseconds between batches. What goes to host memory is sent on from there, piece by
-// piece, so the first of it is wanted sooner still.
+// The first batch of a run is small, so that whoever waits for one expert has it soon; each later one is several times as
+// large, since the copy engine pauses for microseconds between batches, and each costs the host as much. What goes to host
+// memory is sent on from there, piece by piece, so the first of it is wanted sooner still, and the next too.
 constexpr std::uint64_t kFirstBatch = std::uint64_t{16} << 20;
 constexpr std::uint64_t kFirstDownload = std::uint64_t{2} << 20;
 constexpr std::uint64_t kLargestBatch = std::uint64_t{256} << 20;
 
+constexpr std::size_t kUnused = 16;  // lists of orders kept for the next batches
+
 std::uint64_t first_batch(Queue queue) {
   return queue == Queue::kDownload ? kFirstDownload : kFirstBatch;
+}
+std::uint64_t next_batch(Queue queue, std::uint64_t last) {
+  return std::min(last * (queue == Queue::kDownload ? 2 : 4), kLargestBatch);
 }
 
 // How the copier's thread looks for completions: every kNap while copies are under way, for kLinger longer in case more come
@@ -154,7 +159,7 @@ void Copier::issue_some(std::span<const CopyOrder> orders) {
     const bool by_itself = order.gate || (first < i && orders[first].gate);  // nothing else waits for its gate
     const bool other_queue = first < i && orders[first].queue != order.queue;
     if (other_queue || by_itself || batch_.bytes() >= limit) {
-      limit = other_queue ? first_batch(order.queue) : std::min(limit * 2, kLargestBatch);
+      limit = other_queue ? first_batch(order.queue) : next_batch(order.queue, limit);
       flush_until(i);
     }
     // What waits for a reader must not hold up those before it, and a batch has no order within.
@@ -221,6 +226,13 @@ void Copier::flush(std::span<const CopyOrder> orders) {
   const Queue queue = orders.front().queue;
   const auto q = static_cast<std::size_t>(queue);
   Queued together;
+  {
+    const std::scoped_lock held(mutex_);
+    if (!unused_.empty()) {
+      together.orders = std::move(unused_.back());
+      unused_.pop_back();
+    }
+  }
   together.number = ++last_number_[q];
   together.bytes = batch_.bytes();
   if (timed_) {
@@ -300,10 +312,13 @@ bool Copier::look() {
       if (done.number != 0) passed_[q].store(done.number, std::memory_order_release);
       const Status status = done.failed.ok() ? device_->check(code, "copy") : done.failed;
       if (status.ok() && done.begin) tell_times(static_cast<Queue>(q), done);
-      for (const Order& order : done.orders) {
-        outstanding_.fetch_sub(1, std::memory_order_acq_rel);
-        observer_.on_copy_done(order.token, status.ok() ? fate_of(order) : status);
-      }
+      for (const Order& order : done.orders) told_.push_back({order.token, status.ok() ? fate_of(order) : status});
+      outstanding_.fetch_sub(told_.size(), std::memory_order_acq_rel);
+      observer_.on_copies_done(told_);
+      told_.clear();
+      done.orders.clear();
+      const std::scoped_lock held(mutex_);
+      if (unused_.size() < kUnused) unused_.push_back(std::move(done.orders));
     }
   }
   return look_at_watches() || any;

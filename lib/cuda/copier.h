@@ -2,7 +2,7 @@
 // Moves experts by this GPU's copy engines, in the order of the GPU's own streams, and tells when.
 //
 //   submit() ──► inbox ── issue() ──► queued on a stream ── poll() ──► done
-//                             └ on_copies_queued                └ on_copy_done (exactly once for each order)
+//                             └ on_copies_queued                └ on_copies_done (exactly once for each order)
 //
 // Slots are kept in order by the GPU alone: a copy into a slot waits, on the GPU, for the copy that filled it before and for
 // those who read it (`read_until`), and whoever reads it on a stream waits for the copy (`wait_on`). So a slot may be given
@@ -61,12 +61,18 @@ struct CopyOrder {
   std::shared_ptr<Gate> gate;
 };
 
+struct CopyDone {
+  std::uint64_t token = 0;
+  Status status;
+};
+
 class CopyObserver {
  public:
   virtual ~CopyObserver() = default;
   /// Work that is queued on a stream from here on may use them.
   virtual void on_copies_queued(std::span<const std::uint64_t> tokens) = 0;
-  virtual void on_copy_done(std::uint64_t token, const Status& status) = 0;
+  /// Each order exactly once; those that went together are told together.
+  virtual void on_copies_done(std::span<const CopyDone> done) = 0;
   /// Copies that went together, when they are done, by the device's own time; from copiers that time them.
   struct Batch {
     Queue queue = Queue::kPull;
@@ -141,7 +147,7 @@ class Copier {
     std::uint64_t number = 0;
     EventRef event;
   };
-  using Events = boost::container::small_vector<EventRef, 2>;
+  using Events = std::vector<EventRef>;
   struct Slot {
     Mark written;
     Events readers;
@@ -202,12 +208,14 @@ class Copier {
   std::vector<std::uint64_t> tokens_;
   std::array<std::vector<EventRef>, kQueues> awaited_;  // in this run of orders
   std::array<std::uint64_t, kQueues> last_number_{};
-  std::mutex polling_;  // held while completions are looked for and told
+  std::mutex polling_;          // held while completions are looked for and told; guards the next
+  std::vector<CopyDone> told_;  // to the observer
 
   mutable std::mutex mutex_;  // guards what follows; the driver is never called under it
   std::vector<CopyOrder> inbox_;
   std::unordered_map<SlotKey, Slot> slots_;
   std::array<std::deque<Queued>, kQueues> queued_;
+  std::vector<std::vector<Order>> unused_;  // Queued::orders, to be filled again
   std::vector<Watch> watches_;
   std::deque<std::function<void()>> tasks_;
   bool closing_ = false;

@@ -22,7 +22,7 @@ Result<EventRef> EventPool::record(Stream stream) {
     const Status made = device_->check(driver.event_create(&handle, flags_), "cuEventCreate");
     if (!made.ok()) return made;
   }
-  auto event = std::make_shared<const EventPool::Event>(shared_from_this(), handle);
+  EventRef event(new EventPool::Event(shared_from_this(), handle));
   if (const Status status = device_->check(driver.event_record(handle, stream), "cuEventRecord"); !status.ok())
     return status;
   return event;

@@ -8,6 +8,9 @@
 #include <mutex>
 #include <vector>
 
+#include <boost/smart_ptr/intrusive_ptr.hpp>
+#include <boost/smart_ptr/intrusive_ref_counter.hpp>
+
 #include "lib/cuda/device.h"
 
 namespace cardea::cuda {
@@ -18,7 +21,7 @@ class EventPool : public std::enable_shared_from_this<EventPool> {
       : device_(std::move(device)), flags_(timed ? 0 : kEventDisableTiming) {}
   ~EventPool();
 
-  class Event {
+  class Event : public boost::intrusive_ref_counter<Event> {
    public:
     Event(std::shared_ptr<EventPool> pool, EventHandle handle) : pool_(std::move(pool)), handle_(handle) {}
     ~Event() { pool_->give_back(handle_); }
@@ -32,7 +35,7 @@ class EventPool : public std::enable_shared_from_this<EventPool> {
   };
 
   /// Records an event on the stream; the device's context must be current. DEVICE.
-  Result<std::shared_ptr<const Event>> record(Stream stream);
+  Result<boost::intrusive_ptr<const Event>> record(Stream stream);
 
  private:
   void give_back(EventHandle handle);
@@ -43,6 +46,7 @@ class EventPool : public std::enable_shared_from_this<EventPool> {
   std::vector<EventHandle> free_;
 };
 
-using EventRef = std::shared_ptr<const EventPool::Event>;
+/// One pointer: each slot of a slab has several.
+using EventRef = boost::intrusive_ptr<const EventPool::Event>;
 
 }  // namespace cardea::cuda

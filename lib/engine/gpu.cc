@@ -291,7 +291,7 @@ void Runtime::device_region_mapped(const transport::RegionKey& key, Result<cuda:
 
 // ---------------------------------------------------------------- copies
 
-void Runtime::order_copy(cuda::CopyOrder order) {
+void Runtime::order_copy(cuda::CopyOrder&& order) {
   copies_.push_back(std::move(order));
 }
 
@@ -303,25 +303,27 @@ bool Runtime::copy_by_gpu(const core::StartChunk& start) {
   }
   const SlabRecord& slab = *slabs_.at(start.slab);
   if (!slab.on_device && (start.from != cache::kNoEntry || start.lane != kGpuPull)) return false;
-  Result<cuda::CopyOrder> order = copy_order(start);
-  if (!order.ok()) return false;  // by the transport, then
+  cuda::CopyOrder& order = copies_.emplace_back();
+  if (!fill_copy_order(start, order)) {  // by the transport, then
+    copies_.pop_back();
+    return false;
+  }
   std::uint64_t payload = 0;
-  for (const cuda::CopyPiece& piece : order->pieces) payload += piece.bytes;
+  for (const cuda::CopyPiece& piece : order.pieces) payload += piece.bytes;
   const cardea_path_t path = start.from != cache::kNoEntry || start.landed ? CARDEA_PATH_CACHE : CARDEA_PATH_NODE_GPU;
   if (start.landed) payload = 0;  // counted when it landed
   InFlight& flight = in_flight_.add(start.chunk);
   flight.path = path;
   flight.payload = payload;
   flight.ordered = slab.on_device;
-  if (start.gated && !put_behind_gate(start, *order)) return true;
-  order_copy(std::move(*order));
+  if (start.gated && !put_behind_gate(start, order)) copies_.pop_back();
   return true;
 }
 
-Result<cuda::CopyOrder> Runtime::copy_order(const core::StartChunk& start) const {
+/// False if what it is copied from is not mapped here.
+bool Runtime::fill_copy_order(const core::StartChunk& start, cuda::CopyOrder& order) const {
   const LayerRecord& layer = *by_number_.at(start.layer);
   const SlabRecord& slab = *slabs_.at(start.slab);
-  cuda::CopyOrder order;
   order.token = start.chunk;
   order.slot = slot_key(start.slab, start.slot);
   order.queue = slab.on_device ? cuda::Queue::kUpload : cuda::Queue::kDownload;
@@ -355,8 +357,7 @@ Result<cuda::CopyOrder> Runtime::copy_order(const core::StartChunk& start) const
         const auto to = reinterpret_cast<cuda::Pointer>(slab.row(segment, start.slot)) + offset;
         order.pieces.push_back({to, from + offset, bytes});
       });
-  if (!reachable) return Status(CARDEA_ERR_UNSUPPORTED, "not mapped here");
-  return order;
+  return reachable;
 }
 
 bool Runtime::bounce(const core::StartChunk& start, transport::ChunkOrder& order) {
@@ -400,9 +401,19 @@ void Runtime::on_copies_queued(std::span<const std::uint64_t> tokens) {
   dispatch();
 }
 
-void Runtime::on_copy_done(std::uint64_t token, const Status& status) {
-  if (token >> 63 != 0) return staged(token, status);
-  on_chunk_done(token, status);
+void Runtime::on_copies_done(std::span<const cuda::CopyDone> done) {
+  constexpr std::size_t kAtOnce = 32;  // the mutex is not held for longer
+  for (std::size_t i = 0; i < done.size();) {
+    if (is_staged(done[i].token)) {
+      staged(done[i].token, done[i].status);
+      ++i;
+      continue;
+    }
+    const auto held = lock();
+    const std::size_t end = std::min(done.size(), i + kAtOnce);
+    for (; i < end && !is_staged(done[i].token); ++i) chunk_is_done(done[i].token, done[i].status);
+    chunks_were_done();
+  }
 }
 
 void Runtime::on_batch_timed(const cuda::CopyObserver::Batch& batch) {

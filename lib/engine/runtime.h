@@ -266,6 +266,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   // ---- transport::Listener
   void on_message(Rank from, ByteView message) override;
   void on_chunk_done(transport::ChunkToken token, const Status& status) override;
+
   void on_chunk_landed(transport::ChunkToken token, Bytes bytes) override;
   void on_peer_lost(Rank peer, const Status& why) override;
   Result<transport::Lease> lend(Rank asker, const transport::ExpertAddress& expert, std::uint64_t offset,
@@ -298,6 +299,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   };
 
   // runtime.cc
+  void chunk_is_done(transport::ChunkToken token, const Status& status);
+  void chunks_were_done();
   static Status as_of_a_reader(const Status& status, const InFlight& chunk);
   void dispatch();
   void enqueue(std::function<void()> work);
@@ -314,17 +317,17 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void enter_in_table(LayerRecord& layer, Version version, const core::Delivery& delivery, const Spot& spot);
 
   // gpu.cc
-  void order_copy(cuda::CopyOrder order);
+  void order_copy(cuda::CopyOrder&& order);
   void issue_or_wake();
   void leave_copies();
   void resume_copies();
   bool copy_by_gpu(const core::StartChunk& start);
-  Result<cuda::CopyOrder> copy_order(const core::StartChunk& start) const;
+  bool fill_copy_order(const core::StartChunk& start, cuda::CopyOrder& order) const;
   /// False if there is no memory for it to land in.
   bool bounce(const core::StartChunk& start, transport::ChunkOrder& order);
   bool upload_bounced(transport::ChunkToken token, InFlight& flight);
   void on_copies_queued(std::span<const std::uint64_t> tokens) override;
-  void on_copy_done(std::uint64_t token, const Status& status) override;
+  void on_copies_done(std::span<const cuda::CopyDone> done) override;
   void on_batch_timed(const cuda::CopyObserver::Batch& batch) override;
   Status map_device_region(Rank from, LayerRecord& layer, const RegionOffer& offer, SourceRecord& source);
   void device_region_mapped(const transport::RegionKey& key, Result<cuda::PeerMapping> mapping);
@@ -474,9 +477,11 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
     std::uint64_t until = 0;  // the expert's byte before which it ends
   };
   std::map<std::pair<core::LayerNumber, ExpertIndex>, std::shared_ptr<Staged>> staged_;
-  std::map<std::uint64_t, StagedPart> staging_;          // by token
-  std::uint64_t next_staging_ = std::uint64_t{1} << 63;  // no chunk's number
-  bool device_closes_ = false;                           // nothing is copied for others any more
+  std::map<std::uint64_t, StagedPart> staging_;                           // by token
+  static constexpr std::uint64_t kFirstStaging = std::uint64_t{1} << 63;  // no chunk's number
+  static bool is_staged(std::uint64_t token) { return token >= kFirstStaging; }
+  std::uint64_t next_staging_ = kFirstStaging;
+  bool device_closes_ = false;  // nothing is copied for others any more
   std::uint64_t next_lease_ = 1;
   std::map<Rank, Status> lost_;
   std::set<Rank> departed_;

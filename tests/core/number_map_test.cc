@@ -42,6 +42,20 @@ TEST(NumberMap, WhatIsUsedAgainIsAsGoodAsNew) {
   EXPECT_EQ(things.find(1), nullptr) << "a number that is gone names nothing, though its object lives on";
 }
 
+TEST(NumberMap, WhatIsTakenOutStaysWhileOthersComeAndIsUsedAgainOnceKept) {
+  NumberMap<Thing> things;
+  things.add(1).value = 5;
+  std::unique_ptr<Thing> taken = things.take(1);
+  ASSERT_NE(taken, nullptr);
+  EXPECT_EQ(things.find(1), nullptr);
+  EXPECT_EQ(things.size(), 0u);
+  EXPECT_NE(&things.add(2), taken.get());
+  EXPECT_EQ(taken->value, 5);
+  things.keep(std::move(taken));
+  EXPECT_EQ(things.add(3).value, 0);
+  EXPECT_EQ(things.take(1), nullptr);
+}
+
 TEST(NumberMap, VisitsEachObjectOnceWithItsNumber) {
   NumberMap<Thing> things;
   for (std::uint64_t n = 10; n < 40; ++n) things.add(n).value = static_cast<int>(n);

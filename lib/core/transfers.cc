@@ -590,9 +590,7 @@ std::size_t Core::held_classes(LaneNumber number, Clock::time_point now) {
 void Core::pump(LaneNumber lane_number, Clock::time_point now) {
   const LaneNumber number = queue_of(lane_number);
   Lane& lane = lanes_[number];
-  while (lane.anybody_waits()) {
-    const auto choice = lane.next(held_classes(number, now));
-    if (!choice) break;
+  while (const auto choice = lane.next(held_classes(number, now))) {
     Transfer& transfer = transfers_.at(choice->transfer);
     // With one queue for all lanes the queue's number says nothing of the lane.
     const LaneNumber lane_of_it = options_.side_by_side ? number : transfer.source.lane;

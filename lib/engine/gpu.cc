@@ -100,6 +100,13 @@ Runtime::CallerIssues::~CallerIssues() {
 }
 
 void Runtime::issue_or_wake() {
+  if (device_closes_) {  // nobody queues them any more
+    std::vector<cuda::CopyDone> canceled;
+    for (const cuda::CopyOrder& order : copies_)
+      canceled.push_back({order.token, Status(CARDEA_ERR_CANCELED, "the context is being destroyed")});
+    copies_.clear();
+    return enqueue([this, canceled = std::move(canceled)] { on_copies_done(canceled); });
+  }
   copier_->submit(copies_);
   if (caller_issues == nullptr || caller_issues->runtime_ != this) copier_->wake();
 }
@@ -411,8 +418,9 @@ void Runtime::on_copies_done(std::span<const cuda::CopyDone> done) {
     }
     const auto held = lock();
     const std::size_t end = std::min(done.size(), i + kAtOnce);
-    for (; i < end && !is_staged(done[i].token); ++i) chunk_is_done(done[i].token, done[i].status);
-    chunks_were_done();
+    bool any = false;
+    for (; i < end && !is_staged(done[i].token); ++i) any |= chunk_is_done(done[i].token, done[i].status);
+    chunks_were_done(any);
   }
 }
 

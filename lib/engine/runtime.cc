@@ -536,16 +536,15 @@ Status Runtime::as_of_a_reader(const Status& status, const InFlight& chunk) {
 
 void Runtime::on_chunk_done(transport::ChunkToken token, const Status& status) {
   const auto held = lock();
-  chunk_is_done(token, status);
-  chunks_were_done();
+  chunks_were_done(chunk_is_done(token, status));
 }
 
-/// With the mutex held; chunks_were_done() follows after one or several.
-void Runtime::chunk_is_done(transport::ChunkToken token, const Status& status) {
+/// With the mutex held; chunks_were_done() follows after one or several. False if it goes on, or is known to nobody.
+bool Runtime::chunk_is_done(transport::ChunkToken token, const Status& status) {
   InFlight* const flight = in_flight_.find(token);
-  if (flight == nullptr) return;
-  if (flight->direct && direct_goes_on(token, *flight, status)) return;
-  if (status.ok() && upload_bounced(token, *flight)) return;
+  if (flight == nullptr) return false;
+  if (flight->direct && direct_goes_on(token, *flight, status)) return false;
+  if (status.ok() && upload_bounced(token, *flight)) return false;
   if (status.ok()) {
     std::uint64_t& bytes = flight->path == CARDEA_PATH_NETWORK    ? bytes_.network_received
                            : flight->path == CARDEA_PATH_NODE_GPU ? bytes_.node_gpu
@@ -561,11 +560,13 @@ void Runtime::chunk_is_done(transport::ChunkToken token, const Status& status) {
   leave_line(*flight);
   in_flight_.erase(token);
   core_.chunk_done(token, outcome, executor_.now());
+  return true;
 }
 
-void Runtime::chunks_were_done() {
+/// `any`: some of them are.
+void Runtime::chunks_were_done(bool any) {
   dispatch();
-  if (core_.chunks_in_flight() == 0) observer_.on_change();
+  if (any && core_.chunks_in_flight() == 0) observer_.on_change();
 }
 
 }  // namespace cardea::engine

@@ -299,8 +299,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   };
 
   // runtime.cc
-  void chunk_is_done(transport::ChunkToken token, const Status& status);
-  void chunks_were_done();
+  bool chunk_is_done(transport::ChunkToken token, const Status& status);
+  void chunks_were_done(bool any);
   static Status as_of_a_reader(const Status& status, const InFlight& chunk);
   void dispatch();
   void enqueue(std::function<void()> work);
@@ -481,7 +481,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   static constexpr std::uint64_t kFirstStaging = std::uint64_t{1} << 63;  // no chunk's number
   static bool is_staged(std::uint64_t token) { return token >= kFirstStaging; }
   std::uint64_t next_staging_ = kFirstStaging;
-  bool device_closes_ = false;  // nothing is copied for others any more
+  bool device_closes_ = false;  // nothing is copied any more
   std::uint64_t next_lease_ = 1;
   std::map<Rank, Status> lost_;
   std::set<Rank> departed_;

@@ -2,10 +2,13 @@
 // Experts come from other GPUs of the node, byte by byte what they were, whatever memory they lie in; and go where they are
 // wanted, for hosts that wait and in the order of streams.
 #include <dlfcn.h>
+#include <malloc.h>
 #include <signal.h>
 #include <unistd.h>
 
+#include <deque>
 #include <filesystem>
+#include <random>
 
 #include "tests/cuda/gpu_job.h"
 #include "tests/telemetry/trace_check.h"
@@ -421,6 +424,41 @@ TEST_P(GpuFetch, RanksThatUseNoDeviceMemoryThemselvesGetExpertsOfIt) {
         EXPECT_TRUE(board.barrier(0, 2));
       },
       exchange);
+}
+
+TEST_F(GpuRun, AContextThatEndsWhileExpertsComeForTheDeviceKeepsNoMemory) {
+  constexpr std::uint64_t kExpert = 24 << 20;
+  constexpr unsigned kRounds = 12;
+  std::deque<SharedExchange> exchanges;
+  for (unsigned round = 0; round < kRounds; ++round) exchanges.emplace_back(2u);
+  run_ranks(2, [&](unsigned rank) {
+    Gpu gpu(rank);
+    std::mt19937_64 random(fresh_seed());
+    const auto mapped = [] { return mallinfo2().hblkhd; };
+    std::size_t before = 0;
+    unsigned ended_in_the_middle = 0;
+    for (unsigned round = 0; round < kRounds; ++round) {
+      {
+        Job job(exchanges[round], rank, rank == 0 ? "first" : "second");
+        GpuLayer layer(gpu, job, {.segments = {kExpert}, .per_rank = 2, .slots = 2, .seed = 1});
+        layer.publish(1);
+        EXPECT_TRUE(board.barrier(2 * round, 2));
+        if (rank == 0) {
+          const cardea_fetch_t fetch = layer.fetch(1, {2, 3});
+          for (int i = 0; i < 10000 && job.counters().bytes_network_received == 0; ++i) usleep(100);
+          usleep(static_cast<useconds_t>(random() % 2000));
+          if (cardea_wait(fetch, 0) == CARDEA_IN_PROGRESS) ++ended_in_the_middle;
+          CARDEA_MUST(job.leave());
+        }
+        EXPECT_TRUE(board.barrier(2 * round + 1, 2));
+      }
+      if (round == 1) before = mapped();
+    }
+    if (rank == 0) {
+      EXPECT_GT(ended_in_the_middle, kRounds / 4);
+      EXPECT_LT(mapped(), before + (1 << 20)) << "bytes that every context leaves behind";
+    }
+  });
 }
 
 TEST_F(GpuRun, TheRanksOfANodeShareWhatCameOverTheNetwork) {

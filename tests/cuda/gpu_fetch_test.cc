@@ -427,8 +427,8 @@ TEST_P(GpuFetch, RanksThatUseNoDeviceMemoryThemselvesGetExpertsOfIt) {
 }
 
 TEST_F(GpuRun, AContextThatEndsWhileExpertsComeForTheDeviceKeepsNoMemory) {
-  constexpr std::uint64_t kExpert = 24 << 20;
-  constexpr unsigned kRounds = 12;
+  constexpr std::uint64_t kExpert = 10 << 20;
+  constexpr unsigned kRounds = 8;
   std::deque<SharedExchange> exchanges;
   for (unsigned round = 0; round < kRounds; ++round) exchanges.emplace_back(2u);
   run_ranks(2, [&](unsigned rank) {
@@ -446,7 +446,7 @@ TEST_F(GpuRun, AContextThatEndsWhileExpertsComeForTheDeviceKeepsNoMemory) {
         if (rank == 0) {
           const cardea_fetch_t fetch = layer.fetch(1, {2, 3});
           for (int i = 0; i < 10000 && job.counters().bytes_network_received == 0; ++i) usleep(100);
-          usleep(static_cast<useconds_t>(random() % 2000));
+          usleep(static_cast<useconds_t>(random() % 1000));
           if (cardea_wait(fetch, 0) == CARDEA_IN_PROGRESS) ++ended_in_the_middle;
           CARDEA_MUST(job.leave());
         }

@@ -130,7 +130,7 @@ SlabNumber Core::add_slab(std::uint32_t slots, std::optional<LaneNumber> copies,
   added->direct = direct;
   added->gate_limits = {std::min(gates.gates, slots), gates.landings};
   for (std::uint32_t i = gates.landings; i > 0; --i) added->landings.push_back(i - 1);
-  slabs_.emplace(number, std::move(added));
+  slabs_.set(number, std::move(added));
   return number;
 }
 
@@ -410,7 +410,7 @@ void Core::fail_moving(Fetch& of, const Status& status, Clock::time_point now) {
   }
   // Who waited behind this fetch may be first now.
   if (!of.spec.slab) return;
-  if (const auto slab = slabs_.find(*of.spec.slab); slab != slabs_.end()) feed(*slab->second, now);
+  if (const std::unique_ptr<Slab>* const slab = slabs_.find(*of.spec.slab); slab != nullptr) feed(**slab, now);
 }
 
 void Core::close_want(Layer& of, Version version) {

@@ -38,6 +38,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "lib/base/flat_map.h"
 #include "lib/base/status.h"
 #include "lib/cache/node_cache.h"
 #include "lib/core/actions.h"
@@ -459,7 +460,7 @@ class Core {
   cache::NodeCache* cache_;
   std::map<LayerNumber, std::unique_ptr<Layer>> layers_;
   std::vector<Layer*> layer_by_number_;
-  std::map<SlabNumber, std::unique_ptr<Slab>> slabs_;
+  FlatMap<SlabNumber, std::unique_ptr<Slab>> slabs_;
   NumberMap<Fetch> fetches_;
   NumberMap<Transfer> transfers_;
   NumberMap<View> views_;

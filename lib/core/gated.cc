@@ -87,8 +87,7 @@ void Core::close_landing(Transfer& transfer) {
 /// With nobody starved, the first that may be gated is. False if there is none, no slot or no gate.
 bool Core::gate_front(Slab& slab, Clock::time_point now) {
   if (gating_held_) return false;
-  const auto waits = [](const auto& queue) { return !queue.empty(); };
-  if (std::any_of(slab.starved.begin(), slab.starved.end(), waits)) return false;
+  if (slab.anybody_waits(Class::kPlacement)) return false;
   while (!slab.gateable.empty() && slab.gates < slab.gate_limits.gates) {
     const WantRef ref = slab.gateable.front();
     Fetch* const of = fetches_.find(ref.fetch);
@@ -131,9 +130,9 @@ bool Core::gate_front(Slab& slab, Clock::time_point now) {
 }
 
 void Core::gate_more(Clock::time_point now) {
-  for (const auto& [number, slab] : slabs_) {
+  slabs_.for_each([&](SlabNumber, const std::unique_ptr<Slab>& slab) {
     if (!slab->gateable.empty()) feed(*slab, now);
-  }
+  });
 }
 
 bool Core::gate_shut(const Transfer& transfer) const {

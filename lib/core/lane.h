@@ -49,9 +49,13 @@ class Lane {
     auto& queue = queues_[index(urgency)];
     auto next = queue.kEnd;
     for (auto at = queue.last(); at != queue.kEnd && queue[at].order > order; at = queue.previous(at)) next = at;
+    ++waiting_;
     return queue.insert_before(next, {transfer, order});
   }
-  void remove(Place place, Class urgency) { queues_[index(urgency)].remove(place); }
+  void remove(Place place, Class urgency) {
+    --waiting_;
+    queues_[index(urgency)].remove(place);
+  }
 
   /// Whose chunk goes next, if any may; the caller then calls started().
   struct Choice {
@@ -60,7 +64,7 @@ class Lane {
   };
   /// Classes from `held` on are held back.
   std::optional<Choice> next(std::size_t held = kClasses) const {
-    if (in_flight_total_ >= limits_.chunks) return std::nullopt;
+    if (waiting_ == 0 || in_flight_total_ >= limits_.chunks) return std::nullopt;
     std::size_t chosen = kClasses;
     for (std::size_t c = 0; c < kClasses; ++c) {
       if (!may_start(c)) continue;
@@ -76,6 +80,13 @@ class Lane {
     return Choice{queues_[chosen].front().transfer, static_cast<Class>(chosen)};
   }
   void started(Class urgency) {
+    ++in_flight_total_;
+    ++in_flight_[index(urgency)];
+    if (waiting_ == 0) {
+      passed_over_[index(urgency)] = 0;
+      since_jump_ = 0;
+      return;
+    }
     bool jumped = false;
     for (std::size_t c = 0; c < index(urgency); ++c) jumped |= may_start(c);
     bool somebody_waits = false;
@@ -87,17 +98,13 @@ class Lane {
     passed_over_[index(urgency)] = 0;
     // Counts only while somebody waits behind; a chunk that jumped the queue pays for the next nineteen.
     since_jump_ = somebody_waits && !jumped ? since_jump_ + 1 : 0;
-    ++in_flight_total_;
-    ++in_flight_[index(urgency)];
   }
   void finished(Class urgency) {
     --in_flight_total_;
     --in_flight_[index(urgency)];
   }
 
-  bool anybody_waits() const {
-    return std::any_of(queues_.begin(), queues_.end(), [](const auto& queue) { return !queue.empty(); });
-  }
+  bool anybody_waits() const { return waiting_ != 0; }
   /// The classes that have something to start now, less urgent than demand.
   bool background_waits(std::size_t c) const { return c != index(Class::kDemand) && may_start(c); }
   const LaneLimits& limits() const { return limits_; }
@@ -123,6 +130,7 @@ class Lane {
 
   LaneLimits limits_;
   std::array<IndexList<Queued>, kClasses> queues_;
+  std::size_t waiting_ = 0;  // in all of them
   std::array<std::uint32_t, kClasses> in_flight_{};
   std::uint32_t in_flight_total_ = 0;
   std::array<std::uint32_t, kClasses> passed_over_{};  // chunks of higher classes started while it waited

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "lib/core/flat_map.h"
+#include "lib/base/flat_map.h"
 
 namespace cardea::core {
 

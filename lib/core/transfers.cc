@@ -217,14 +217,14 @@ void Core::vacate(Transfer& transfer, Clock::time_point now) {
 }
 
 void Core::drop_spares(LayerNumber of, Version up_to, Clock::time_point now) {
-  for (const auto& [number, slab] : slabs_) {
+  slabs_.for_each([&](SlabNumber, const std::unique_ptr<Slab>& slab) {
     for (SlotIndex slot = 0; slot < slab->transfer_in.size(); ++slot) {
       if (slab->transfer_in[slot] == 0) continue;
       const Transfer& transfer = transfers_.at(slab->transfer_in[slot]);
       if ((transfer.offered || transfer.kept) && up_to != kNoVersion) continue;  // others of the node have not finished it
       if (transfer.spare && transfer.layer == of && transfer.version <= up_to) drop_spare(*slab, slot, now);
     }
-  }
+  });
 }
 
 bool Core::would_deadlock(FetchNumber number, const std::set<FetchNumber>& waited_for, Clock::time_point now) {
@@ -366,9 +366,7 @@ void Core::request(Transfer& transfer, SegmentMask segments) {
   };
   if (direct(transfer)) {
     // A transport takes one piece of device memory at a time.
-    for (std::size_t i = 0; i < of.layout.count(); ++i) {
-      if (segments >> i & 1) add(SegmentMask{1} << i);
-    }
+    for_each_segment(segments, [&](std::size_t i) { add(SegmentMask{1} << i); });
   } else {
     add(segments);
   }
@@ -538,7 +536,7 @@ void Core::take_off(Transfer& transfer, LaneNumber lane) {
 
 /// Its lane would choose it next, and all of it: it need not queue. Whoever asks for it then calls pump_rails.
 bool Core::goes_at_once(const Transfer& transfer) const {
-  if (transfer.urgency != Class::kDemand || transfer.abandoned || transfer.is_queued()) return false;
+  if (transfer.urgency != Class::kDemand || transfer.abandoned || transfer.queued[0]) return false;
   const bool takes_turns = transfer.slotless() || transfer.swaps || transfer.shared_entry != cache::kNoEntry ||
                            transfer.pulled_entry != cache::kNoEntry || rails(transfer) != 1;
   if (takes_turns) return false;
@@ -640,15 +638,16 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
   lanes_[queue_of(number)].started(urgency);
   const std::uint32_t nic = lanes_[number].limits().nic;
   if (cache_ != nullptr && nic != kNoNic) cache_->start_on(nic, static_cast<std::uint32_t>(urgency), chunk.range.bytes);
-  StartChunk action{Transfer::token(transfer.number, index),
-                    number,
-                    transfer.layer,
-                    transfer.expert,
-                    transfer.version,
-                    transfer.source.rank,
-                    transfer.slab,
-                    transfer.slot,
-                    chunk.range};
+  auto& action = std::get<StartChunk>(actions_.emplace_back(std::in_place_type<StartChunk>));
+  action.chunk = Transfer::token(transfer.number, index);
+  action.lane = number;
+  action.layer = transfer.layer;
+  action.expert = transfer.expert;
+  action.version = transfer.version;
+  action.source = transfer.source.rank;
+  action.slab = transfer.slab;
+  action.slot = transfer.slot;
+  action.range = chunk.range;
   action.urgency = urgency;
   action.into = transfer.entry;
   action.direct = direct(transfer);
@@ -672,7 +671,6 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
     ++counters_.chunks_pulled;
   }
   if (options_.recorder != nullptr) options_.recorder->start(now, facts_of(transfer, index));
-  actions_.push_back(action);
   if (action.gated && gate->second.open) actions_.push_back(OpenGate{action.chunk, {}});  // it had to wait for the lane
 }
 

@@ -369,11 +369,11 @@ Status Copier::wait_on(Stream stream, std::span<const SlotKey> slots) {
   {
     const std::scoped_lock held(mutex_);
     for (const SlotKey key : slots) {
-      const auto slot = slots_.find(key);
-      if (slot == slots_.end() || !slot->second.written.event || passed(slot->second.written)) continue;
+      const Slot* const slot = slots_.find(key);
+      if (slot == nullptr || !slot->written.event || passed(slot->written)) continue;
       // Each queue goes in order, so its last place tells of those before.
-      Mark& known = last[static_cast<std::size_t>(slot->second.written.queue)];
-      if (slot->second.written.number > known.number) known = slot->second.written;
+      Mark& known = last[static_cast<std::size_t>(slot->written.queue)];
+      if (slot->written.number > known.number) known = slot->written;
     }
   }
   const Device::Current current(*device_);
@@ -415,18 +415,17 @@ void Copier::add_watch(Watch watch) {
 
 bool Copier::idle(SlotKey key) const {
   const std::scoped_lock held(mutex_);
-  const auto slot = slots_.find(key);
-  if (slot == slots_.end()) return true;
-  return slot->second.readers.empty() && (!slot->second.written.event || passed(slot->second.written));
+  const Slot* const slot = slots_.find(key);
+  return slot == nullptr || (slot->readers.empty() && (!slot->written.event || passed(slot->written)));
 }
 
 void Copier::when_idle(SlotKey key, std::function<void(const Status&)> then) {
   Events events;
   {
     const std::scoped_lock held(mutex_);
-    if (const auto slot = slots_.find(key); slot != slots_.end()) {
-      events = slot->second.readers;
-      if (slot->second.written.event) events.push_back(slot->second.written.event);
+    if (const Slot* const slot = slots_.find(key); slot != nullptr) {
+      events = slot->readers;
+      if (slot->written.event) events.push_back(slot->written.event);
     }
   }
   add_watch({std::move(events), std::move(then), key});
@@ -435,21 +434,24 @@ void Copier::when_idle(SlotKey key, std::function<void(const Status&)> then) {
 void Copier::let_go_of_readers(SlotKey key, const Events& done) {
   Events gone;  // events go back to their pool without the lock
   const std::scoped_lock held(mutex_);
-  const auto slot = slots_.find(key);
-  if (slot == slots_.end()) return;
+  Slot* const slot = slots_.find(key);
+  if (slot == nullptr) return;
   const auto is_done = [&](const EventRef& event) { return std::find(done.begin(), done.end(), event) != done.end(); };
-  Events& readers = slot->second.readers;
+  Events& readers = slot->readers;
   const auto left = std::stable_partition(readers.begin(), readers.end(), [&](const auto& e) { return !is_done(e); });
   gone.assign(left, readers.end());
   readers.erase(left, readers.end());
-  if (is_done(slot->second.written.event)) gone.push_back(std::exchange(slot->second.written.event, nullptr));
+  if (is_done(slot->written.event)) gone.push_back(std::exchange(slot->written.event, nullptr));
 }
 
 void Copier::forget(std::span<const SlotKey> slots) {
   std::vector<Slot> gone;  // events go back to their pool without the lock
   const std::scoped_lock held(mutex_);
   for (const SlotKey key : slots) {
-    if (auto node = slots_.extract(key); !node.empty()) gone.push_back(std::move(node.mapped()));
+    Slot* const slot = slots_.find(key);
+    if (slot == nullptr) continue;
+    gone.push_back(std::move(*slot));
+    slots_.erase(key);
   }
 }
 

@@ -23,10 +23,10 @@
 #include <mutex>
 #include <optional>
 #include <thread>
-#include <unordered_map>
 
 #include <boost/container/small_vector.hpp>
 
+#include "lib/base/flat_map.h"
 #include "lib/base/types.h"
 #include "lib/cuda/batch.h"
 #include "lib/cuda/device_clock.h"
@@ -213,7 +213,7 @@ class Copier {
 
   mutable std::mutex mutex_;  // guards what follows; the driver is never called under it
   std::vector<CopyOrder> inbox_;
-  std::unordered_map<SlotKey, Slot> slots_;
+  FlatMap<SlotKey, Slot> slots_;
   std::array<std::deque<Queued>, kQueues> queued_;
   std::vector<std::vector<Order>> unused_;  // Queued::orders, to be filled again
   std::vector<Watch> watches_;

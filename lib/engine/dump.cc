@@ -131,8 +131,8 @@ Dump Runtime::take_dump() const {
   dump.wall = std::chrono::system_clock::now();
   dump.outstanding = core_.outstanding();
   for (const auto& [id, lent] : leases_) {
-    const auto layer = by_number_.find(lent.layer);
-    dump.lent.push_back({lent.to, layer == by_number_.end() ? 0 : layer->second->layer_id, lent.expert, lent.since});
+    const std::shared_ptr<LayerRecord>* const layer = by_number_.find(lent.layer);
+    dump.lent.push_back({lent.to, layer == nullptr ? 0 : (*layer)->layer_id, lent.expert, lent.since});
   }
   dump.lost.assign(lost_.begin(), lost_.end());
   if (!recorder_) return dump;

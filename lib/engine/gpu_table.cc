@@ -33,7 +33,7 @@ Result<std::shared_ptr<cuda::DeviceTable>> Runtime::device_table(const std::shar
   const std::shared_ptr<cuda::DeviceTable>& table = *made;
 
   TableChange all;
-  for (const auto& [expert, local] : layer->local_of) {
+  layer->local_of.for_each([&](ExpertIndex expert, std::size_t local) {
     TableRow& row = all.rows.emplace_back();
     row.expert = expert;
     row.slot = layer->local_slot[local];
@@ -41,7 +41,7 @@ Result<std::shared_ptr<cuda::DeviceTable>> Runtime::device_table(const std::shar
       const std::byte* const at = layer->local[s][local];
       row.segments.push_back(cuda::readable(device, at) ? pointer(at) : 0);
     }
-  }
+  });
   std::uint64_t number = 0;
   {
     const auto held = lock();
@@ -53,8 +53,7 @@ Result<std::shared_ptr<cuda::DeviceTable>> Runtime::device_table(const std::shar
     for (ExpertIndex expert = 0; expert < layer->num_experts; ++expert) {
       if (layer->table_views[expert] == 0) continue;
       const cardea_expert_entry_t& entry = layer->table[expert];
-      const auto holds = [&](const auto& numbered) {
-        const SlabRecord& slab = *numbered.second;
+      const auto lies_in = [&](const SlabRecord& slab) {
         if (!slab.on_device || slab.base.size() != segments) return false;
         for (std::size_t s = 0; s < segments; ++s) {
           if (entry.segments[s] != nullptr)
@@ -62,7 +61,9 @@ Result<std::shared_ptr<cuda::DeviceTable>> Runtime::device_table(const std::shar
         }
         return false;
       };
-      if (entry.slot < 0 || std::none_of(slabs_.begin(), slabs_.end(), holds)) continue;
+      bool on_device = false;
+      slabs_.for_each([&](core::SlabNumber, const std::shared_ptr<SlabRecord>& slab) { on_device |= lies_in(*slab); });
+      if (entry.slot < 0 || !on_device) continue;
       TableRow& row = all.rows.emplace_back();
       row.expert = expert;
       row.slot = entry.slot;

@@ -7,7 +7,6 @@
 #include <map>
 #include <memory>
 #include <set>
-#include <unordered_map>
 #include <vector>
 
 #include "lib/core/core.h"
@@ -54,7 +53,7 @@ struct SlabMemory {
 /// Another rank as a source of the layer.
 struct SourceRecord {
   LayerAnnounce announce;
-  std::unordered_map<ExpertIndex, std::size_t> local_of;
+  FlatMap<ExpertIndex, std::size_t> local_of;
   bool direct = false;                                                       // its transport writes into device memory here
   std::set<std::uint32_t> on_device;                                         // regions of device memory
   std::map<std::uint32_t, const std::byte*> mapped;                          // regions that are mapped here
@@ -79,7 +78,7 @@ struct LayerRecord {
 
   // this rank as a source
   LayerAnnounce announce;  // without regions, whose descriptors differ from peer to peer
-  std::unordered_map<ExpertIndex, std::size_t> local_of;
+  FlatMap<ExpertIndex, std::size_t> local_of;
   std::vector<std::vector<std::byte*>> local;  // by segment, by local expert
   std::vector<std::int32_t> local_slot;        // row of the slab in which a home expert lies, or CARDEA_NO_SLOT
   std::set<RegionNumber> regions;

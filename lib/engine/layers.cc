@@ -122,7 +122,7 @@ Result<std::shared_ptr<LayerRecord>> Runtime::begin_layer(LayerRequest request) 
                           fmt::format("the places of {} experts do not fit into one message; stack them with a stride",
                                       request.experts.size())));
   }
-  for (std::size_t i = 0; i < announce.experts.size(); ++i) layer->local_of[announce.experts[i]] = i;
+  for (std::size_t i = 0; i < announce.experts.size(); ++i) layer->local_of.set(announce.experts[i], i);
   set_local_slots(*layer);
 
   const std::size_t segments = layer->layout.count();
@@ -131,16 +131,16 @@ Result<std::shared_ptr<LayerRecord>> Runtime::begin_layer(LayerRequest request) 
   for (std::uint32_t e = 0; e < layer->num_experts; ++e) {
     layer->table.push_back({kNoVersion, CARDEA_NO_SLOT, 0, layer->table_segments.data() + e * segments});
   }
-  for (const auto& [expert, local] : layer->local_of) {
+  layer->local_of.for_each([&](ExpertIndex expert, std::size_t local) {
     layer->table[expert].slot = layer->local_slot[local];
     for (std::size_t s = 0; s < segments; ++s) layer->table_segments[expert * segments + s] = layer->local[s][local];
-  }
+  });
 
   ++instances_[{request.group, request.layer_id}];
   layer->number = core_.add_layer(
       {layer->layer_id, core::Membership(options_.self, request.ranks, options_.node_of), layer->layout, layer->key});
   layers_.emplace(layer->key, layer);
-  by_number_.emplace(layer->number, layer);
+  by_number_.set(layer->number, layer);
   if (layer->slab) ++layer->slab->layers;
   for (const Rank rank : layer->others) {
     if (const auto lost = lost_.find(rank); lost != lost_.end() && layer->failure.ok()) layer->failure = lost->second;
@@ -311,7 +311,7 @@ Status Runtime::receive_announce(Rank from, LayerRecord& layer, LayerAnnounce an
   if (layer.failure.ok()) {
     if (const Status status = check_slab(announce, sizes); !status.ok()) return refuse(status.message());
   }
-  for (std::size_t i = 0; i < announce.experts.size(); ++i) source.local_of[announce.experts[i]] = i;
+  for (std::size_t i = 0; i < announce.experts.size(); ++i) source.local_of.set(announce.experts[i], i);
   for (const auto& [region, bytes] : sizes) ++peer_regions_[{from, region}].layers;
   source.announce = std::move(announce);
   layer.sources.emplace(from, std::move(source));

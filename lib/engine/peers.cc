@@ -173,8 +173,9 @@ Result<transport::Lease> Runtime::lend(Rank asker, const transport::ExpertAddres
   const auto found = layers_.find(expert.layer);
   if (found == layers_.end() || found->second->closing) return refuse(CARDEA_ERR_STALE, "the layer has ended here");
   const LayerRecord& layer = *found->second;
-  const auto local = layer.local_of.find(expert.expert);
-  if (local == layer.local_of.end()) return refuse(CARDEA_ERR_INVALID_ARGUMENT, "the expert is not here");
+  const std::size_t* const known = layer.local_of.find(expert.expert);
+  if (known == nullptr) return refuse(CARDEA_ERR_INVALID_ARGUMENT, "the expert is not here");
+  const std::size_t local = *known;
   if (!layer.sources.contains(asker)) return refuse(CARDEA_ERR_INVALID_ARGUMENT, "the asker is no member");
   const std::uint64_t packed = layer.layout.packed_bytes();
   if (bytes == 0 || offset > packed || bytes > packed - offset) {
@@ -183,7 +184,7 @@ Result<transport::Lease> Runtime::lend(Rank asker, const transport::ExpertAddres
   if (const Status status = core_.lend(layer.number, expert.version); !status.ok())
     return refuse(status.code(), status.message());
   std::shared_ptr<std::byte> staged;  // what device memory was copied to
-  if (in_device_memory(layer, local->second)) {
+  if (in_device_memory(layer, local)) {
     Result<std::shared_ptr<std::byte>> copied = stage(layer, expert, offset + bytes);
     if (!copied.ok()) {
       core_.give_back(layer.number);
@@ -194,7 +195,7 @@ Result<transport::Lease> Runtime::lend(Rank asker, const transport::ExpertAddres
   }
   transport::Lease lease{next_lease_++, {}};
   layer.layout.for_each_piece(offset, bytes, [&](std::size_t segment, std::uint64_t at, std::uint64_t length) {
-    std::byte* const base = staged ? staged.get() + layer.layout.offset(segment) : layer.local[segment][local->second];
+    std::byte* const base = staged ? staged.get() + layer.layout.offset(segment) : layer.local[segment][local];
     lease.pieces.push_back({base + at, length});
   });
   leases_.emplace(lease.id, Lent{layer.number, asker, expert.expert, now(), std::move(staged)});

@@ -84,9 +84,9 @@ void Runtime::unpin_all(bool idle) {
   const auto held = lock();
   cache.leave();
   for (const auto& region : regions) region->leave();
-  for (const auto& [number, slab] : slabs_) {
+  slabs_.for_each([](core::SlabNumber, const std::shared_ptr<SlabRecord>& slab) {
     if (slab->gates) slab->gates->leave();
-  }
+  });
   if (buffers_) buffers_->leave();
 }
 

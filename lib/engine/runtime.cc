@@ -341,7 +341,7 @@ Result<std::shared_ptr<SlabRecord>> Runtime::create_slab(core::SegmentLayout lay
   if (slab->direct) prepare_direct();
   slab->number =
       core_.add_slab(slots, slab->on_device ? std::optional(kGpuUpload) : std::nullopt, gate_limits(*slab), slab->direct);
-  slabs_.emplace(slab->number, slab);
+  slabs_.set(slab->number, slab);
   return slab;
 }
 

@@ -20,7 +20,6 @@
 #include <mutex>
 #include <set>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "lib/base/executor.h"
@@ -266,7 +265,6 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   // ---- transport::Listener
   void on_message(Rank from, ByteView message) override;
   void on_chunk_done(transport::ChunkToken token, const Status& status) override;
-
   void on_chunk_landed(transport::ChunkToken token, Bytes bytes) override;
   void on_peer_lost(Rank peer, const Status& why) override;
   Result<transport::Lease> lend(Rank asker, const transport::ExpertAddress& expert, std::uint64_t offset,
@@ -449,8 +447,8 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   Regions regions_;
   Stamps stamps_;
   std::map<LayerKey, std::shared_ptr<LayerRecord>> layers_;
-  std::unordered_map<core::LayerNumber, std::shared_ptr<LayerRecord>> by_number_;
-  std::unordered_map<core::SlabNumber, std::shared_ptr<SlabRecord>> slabs_;
+  FlatMap<core::LayerNumber, std::shared_ptr<LayerRecord>> by_number_;
+  FlatMap<core::SlabNumber, std::shared_ptr<SlabRecord>> slabs_;
   std::map<std::pair<std::uint64_t, std::uint32_t>, std::uint32_t> instances_;  // of (group, layer_id) begun so far
   std::map<LayerKey, Early> early_;
   std::size_t early_bytes_ = 0;
@@ -545,7 +543,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   std::atomic<bool> told_of_gates_{false};
   cuda::Registration cache_pinned_;
   bool warned_unpinned_ = false;
-  core::FlatMap<core::ViewNumber, StreamView> stream_views_;
+  FlatMap<core::ViewNumber, StreamView> stream_views_;
 
   std::vector<core::Action> spare_actions_;  // their memory is used again; likewise the next
   std::vector<Delivered> delivered_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A hash table for what the core looks up for every chunk: keys and small values in one array, open addressing with linear
+// A hash table for what is looked up for every chunk: keys and small values in one array, open addressing with linear
 // probing, no allocation for an entry. It is never more than half full and never shrinks; erasing closes the gap, so there
 // are no tombstones, and its speed does not depend on what it has seen. Addresses of values change. The order of iteration
 // is the same for the same history. Plain data structure: no threads, no I/O.
@@ -7,10 +7,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
-namespace cardea::core {
+namespace cardea {
 
 /// Spreads the bits of a number over the upper half of the result (Fibonacci hashing: Knuth, volume 3, section 6.4).
 inline std::uint64_t spread(std::uint64_t number) {
@@ -34,6 +35,12 @@ class FlatMap {
     }
   }
   const Value* find(const Key& key) const { return const_cast<FlatMap*>(this)->find(key); }
+  bool contains(const Key& key) const { return find(key) != nullptr; }
+  const Value& at(const Key& key) const {
+    const Value* const found = find(key);
+    if (found == nullptr) throw std::out_of_range("no entry has this key");
+    return *found;
+  }
 
   /// Inserts, or replaces what is there.
   void set(const Key& key, Value value) {
@@ -43,6 +50,13 @@ class FlatMap {
     }
     if (2 * (size_ + 1) > table_.size()) grow();
     insert(key, std::move(value));
+  }
+
+  /// What is there, or else a fresh one, inserted. Valid until the next insert or erase.
+  Value& operator[](const Key& key) {
+    if (Value* const found = find(key); found != nullptr) return *found;
+    if (2 * (size_ + 1) > table_.size()) grow();
+    return insert(key, Value{});
   }
 
   /// Whether there was one.
@@ -85,11 +99,12 @@ class FlatMap {
   std::size_t next(std::size_t at) const { return (at + 1) & mask(); }
   std::size_t distance(std::size_t from, std::size_t to) const { return (to - from) & mask(); }
 
-  void insert(const Key& key, Value value) {
+  Value& insert(const Key& key, Value value) {
     std::size_t at = place_of(key);
     while (table_[at].used) at = next(at);
     table_[at] = {key, std::move(value), true};
     ++size_;
+    return table_[at].value;
   }
   void grow() {
     constexpr std::size_t kLeast = 16;
@@ -105,4 +120,4 @@ class FlatMap {
   std::size_t size_ = 0;
 };
 
-}  // namespace cardea::core
+}  // namespace cardea

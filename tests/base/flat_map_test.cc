@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "lib/core/flat_map.h"
+#include "lib/base/flat_map.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <memory>
 #include <random>
 
-namespace cardea::core {
+namespace cardea {
 namespace {
 
 // All keys begin at the same few places, so that entries are pushed far from theirs and round the table's end.
@@ -49,6 +49,25 @@ TEST(FlatMap, AnswersAsAMapDoesWhenAllKeysCollide) {
   for (std::uint64_t seed = 1; seed <= 5; ++seed) agrees_with_a_map<CrowdedHash>(seed, 40);
 }
 
+TEST(FlatMap, SubscriptFindsOrInserts) {
+  FlatMap<std::uint64_t, int> table;
+  for (std::uint64_t key = 0; key < 100; ++key) EXPECT_EQ(table[key * 7], 0) << "fresh";
+  for (std::uint64_t key = 0; key < 100; ++key) ++table[key * 7];
+  for (std::uint64_t key = 0; key < 100; ++key) EXPECT_EQ(table[key * 7], 1);
+  EXPECT_EQ(table.size(), 100u);
+}
+
+TEST(FlatMap, AtThrowsForAKeyThatIsNotThere) {
+  FlatMap<std::uint64_t, int> table;
+  EXPECT_THROW(table.at(1), std::out_of_range);
+  table.set(1, 5);
+  EXPECT_EQ(table.at(1), 5);
+  EXPECT_TRUE(table.contains(1));
+  table.erase(1);
+  EXPECT_THROW(table.at(1), std::out_of_range);
+  EXPECT_FALSE(table.contains(1));
+}
+
 TEST(FlatMap, HoldsNothingBeforeTheFirstInsert) {
   FlatMap<std::uint64_t, int> table;
   EXPECT_EQ(table.find(0), nullptr);
@@ -66,4 +85,4 @@ TEST(FlatMap, ErasingDestroysTheValue) {
 }
 
 }  // namespace
-}  // namespace cardea::core
+}  // namespace cardea

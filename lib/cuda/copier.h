@@ -109,7 +109,7 @@ class Copier {
   /// Lets the copier's own thread issue and poll.
   void wake();
   /// Between these, a thread promises to issue what it submits, and soon: the copier's own leaves that to it, so that orders
-  /// which belong together go together.
+  /// which belong together go together, and looks for none that are done, so that the observer's locks are the caller's.
   void caller_begins() { callers_.fetch_add(1, std::memory_order_acq_rel); }
   void caller_ends() { callers_.fetch_sub(1, std::memory_order_acq_rel); }
   /// Looks which copies are done, unless another thread is just looking. Whether any were.

@@ -92,11 +92,12 @@ void Runtime::CallerIssues::resume() {
 Runtime::CallerIssues::~CallerIssues() {
   if (runtime_ == nullptr) return;
   caller_issues = before_;
-  suspend();
   cuda::Copier* const copier = runtime_->copier();
-  if (copier == nullptr || copier->outstanding() == 0) return;
-  copier->issue();
-  copier->wake();  // somebody must look when they are done
+  const bool under_way = copier != nullptr && copier->outstanding() != 0;
+  if (under_way) copier->issue();
+  // Not before: the copier's thread would tell of the first that are done, under the mutex that this one then waits for.
+  suspend();
+  if (under_way) copier->wake();  // somebody must look when they are done
 }
 
 void Runtime::issue_or_wake() {
@@ -409,7 +410,7 @@ void Runtime::on_copies_queued(std::span<const std::uint64_t> tokens) {
 }
 
 void Runtime::on_copies_done(std::span<const cuda::CopyDone> done) {
-  constexpr std::size_t kAtOnce = 32;  // the mutex is not held for longer
+  constexpr std::size_t kAtOnce = 16;  // the mutex is not held for longer
   for (std::size_t i = 0; i < done.size();) {
     if (is_staged(done[i].token)) {
       staged(done[i].token, done[i].status);

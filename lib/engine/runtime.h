@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "lib/base/executor.h"
+#include "lib/base/lock_soon.h"
 #include "lib/base/numa_preference.h"
 #include "lib/core/core.h"
 #include "lib/cuda/copier.h"
@@ -105,7 +106,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   /// the node's ranks count what its NIC carries; none: all of them as 0.
   void attach(std::vector<transport::Transport*> route, const std::vector<std::uint32_t>& nics = {});
 
-  std::unique_lock<std::mutex> lock() { return std::unique_lock(mutex_); }
+  std::unique_lock<std::mutex> lock() { return lock_soon(mutex_); }
   core::Core& core() { return core_; }
   const core::Core& core() const { return core_; }
   Clock::time_point now() const { return executor_.now(); }

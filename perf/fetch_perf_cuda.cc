@@ -6,8 +6,10 @@
 //
 // Two processes, one for each GPU. Every way runs in two fresh processes of its own, so that none has contexts or buffers of
 // another beside it. A row's time goes from the first call to the moment when the receiver's host knows that all bytes have
-// come; "host" is the part of it before the wait. Slots are poisoned before and compared after; #wrong counts bytes.
+// come; "host" is the part of it before the wait, and "load" tells whose core that ran on (perf/cache_walk.h). Slots are
+// poisoned before and compared after; #wrong counts bytes.
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <CLI/CLI.hpp>
@@ -19,6 +21,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "perf/cache_walk.h"
 #include "perf/cuda/mover.h"
 
 namespace cardea::perf {
@@ -41,6 +44,8 @@ struct Settings {
 
 struct Row {
   double p50 = 0, p99 = 0, host = 0;  // seconds, one way
+  double load = 0;                    // seconds of a load from 256 KiB, before and after these
+  double slept = 0;                   // times that the thread slept in each of these
   double loop = 0;                    // seconds for each of a loop, one way
   double both = 0;                    // seconds, both ways, the slower rank's median
   double both_loop = 0;               // likewise of a loop
@@ -50,6 +55,13 @@ struct Row {
 double percentile(std::vector<double> values, double share) {
   std::sort(values.begin(), values.end());
   return values[static_cast<std::size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
+}
+
+/// Times that this thread has gone to sleep so far.
+long sleeps() {
+  rusage usage{};
+  getrusage(RUSAGE_THREAD, &usage);
+  return usage.ru_nvcsw;
 }
 
 std::vector<Load> loads(const Settings& settings) {
@@ -68,7 +80,7 @@ unsigned iterations(const Settings& settings, const Load& load) {
 }
 
 /// Both ranks run this; rank 1 receives one way.
-Row measure(Mover& mover, Link& link, const Settings& settings, const Load& load) {
+Row measure(Mover& mover, Link& link, CacheWalk& walk, const Settings& settings, const Load& load) {
   Row row;
   const bool receiver = link.rank() == 1;
   const unsigned count = iterations(settings, load);
@@ -104,8 +116,12 @@ Row measure(Mover& mover, Link& link, const Settings& settings, const Load& load
     link.meet();
     times.clear();
     hosts.clear();
+    const double load_before = walk();
+    const long sleeps_before = sleeps();
     for (unsigned i = 0; i < count; ++i) transfer(both, true);
+    const double slept = static_cast<double>(sleeps() - sleeps_before) / count;
     mover.finish();
+    const double load_after = walk();
     link.meet();
     const auto start = Clock::now();
     for (unsigned i = 0; i < count; ++i) queue(both);
@@ -122,6 +138,8 @@ Row measure(Mover& mover, Link& link, const Settings& settings, const Load& load
       row.p50 = percentile(times, 0.5);
       row.p99 = percentile(times, 0.99);
       row.host = percentile(hosts, 0.5);
+      row.load = (load_before + load_after) / 2;
+      row.slept = slept;
     }
     checked(both);
   }
@@ -140,9 +158,10 @@ void run_rank(const std::string& way, unsigned rank, int link_end, int out, cons
   int devices = 0;
   check_cuda(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
   check_cuda(cudaSetDevice(devices > 1 ? static_cast<int>(rank) : 0), "cudaSetDevice");
+  CacheWalk walk;
   for (const Load& load : loads(settings)) {
     const std::unique_ptr<Mover> mover = make_mover(way, link, load);
-    const Row row = measure(*mover, link, settings, load);
+    const Row row = measure(*mover, link, walk, settings, load);
     mover->judge();
     if (rank == 1 && ::write(out, &row, sizeof row) != sizeof row) throw std::runtime_error("the parent has gone");
   }
@@ -206,8 +225,8 @@ void print(const Load& load, const std::map<std::string, Row>& rows, const Setti
       else
         std::printf(" %8s", "-");
     };
-    std::printf("%12zu %8u %5u %-12s %10.1f %10.1f %8.2f", load.bytes, load.experts, load.segments, way.c_str(),
-                row.p50 * 1e6, row.p99 * 1e6, row.host * 1e6 / load.experts);
+    std::printf("%12zu %8u %5u %-12s %10.1f %10.1f %8.2f %5.1f %5.1f", load.bytes, load.experts, load.segments, way.c_str(),
+                row.p50 * 1e6, row.p99 * 1e6, row.host * 1e6 / load.experts, row.load * 1e9, row.slept);
     of_limit(&Row::p50);
     std::printf(" %10.1f %7.1f", row.loop * 1e6, rate(row.loop));
     of_limit(&Row::loop);
@@ -231,6 +250,8 @@ void write_json(const Settings& settings, const std::vector<Load>& all,
                       {"seconds_p50", row.p50},
                       {"seconds_p99", row.p99},
                       {"host_seconds", row.host},
+                      {"load_seconds", row.load},
+                      {"slept", row.slept},
                       {"loop_seconds", row.loop},
                       {"both_ways_loop_seconds", row.both_loop},
                       {"both_ways_seconds_p50", row.both},
@@ -249,14 +270,17 @@ int run(const Settings& settings) {
   }
   std::printf(
       "GPU to GPU, two processes%s. Alone: medians of transfers that are waited for, one by one; loop: of many that are\n"
-      "queued, each; GB/s each way. \"of limit\": of %s, %s, waited for or looped alike\n\n",
+      "queued, each; GB/s each way. \"of limit\": of %s, %s, waited for or looped alike.\n"
+      "\"load\": of the core that \"host\" ran on, ns for each of dependent loads from 256 KiB: some 14 cycles where its\n"
+      "second-level cache is this process's own, several times that where it is shared, and then \"host\" is longer, too.\n"
+      "\"slept\": times that the thread went to sleep in a transfer, for a mutex that another had, or in the driver\n\n",
       settings.network ? ", two nodes over this machine's TCP" : "", limit_name(settings.network),
       settings.network ? "the same between host memories" : "the same copies by hand");
-  std::printf("%12s %8s %5s %-12s %10s %10s %8s %8s %10s %7s %8s | %10s %8s %10s %7s %8s | %8s\n", "expert", "experts",
-              "segs", "one way:", "alone", "p99", "host", "of limit", "loop", "GB/s", "of limit", "both alone", "of limit",
-              "loop", "GB/s", "of limit", "#wrong");
-  std::printf("%12s %8s %5s %-12s %10s %10s %8s %8s %10s %7s %8s | %10s %8s %10s %7s %8s | %8s\n", "bytes", "", "", "", "us",
-              "us", "us/exp.", "", "us", "", "", "us", "", "us", "", "", "bytes");
+  std::printf("%12s %8s %5s %-12s %10s %10s %8s %5s %5s %8s %10s %7s %8s | %10s %8s %10s %7s %8s | %8s\n", "expert",
+              "experts", "segs", "one way:", "alone", "p99", "host", "load", "slept", "of limit", "loop", "GB/s", "of limit",
+              "both alone", "of limit", "loop", "GB/s", "of limit", "#wrong");
+  std::printf("%12s %8s %5s %-12s %10s %10s %8s %5s %5s %8s %10s %7s %8s | %10s %8s %10s %7s %8s | %8s\n", "bytes", "", "",
+              "", "us", "us", "us/exp.", "ns", "", "", "us", "", "", "us", "", "us", "", "", "bytes");
   std::uint64_t wrong = 0;
   for (std::size_t i = 0; i < all.size(); ++i) {
     print(all[i], table[i], settings);

@@ -60,6 +60,12 @@ struct OpenGate {
   Status why;
 };
 
+/// The first so many bytes of what a gated chunk is copied from, as packed, are there, and more each time; OpenGate follows.
+struct AdvanceGate {
+  ChunkNumber chunk = 0;
+  std::uint64_t bytes = 0;
+};
+
 /// Something became ready or failed in a fetch, or waits for a slot now, so that would_deadlock may answer otherwise; `done`
 /// when nothing of it is outstanding any more.
 struct Progress {
@@ -85,6 +91,6 @@ struct TellNode {
   std::uint32_t nic = kNoNic;
 };
 
-using Action = std::variant<StartChunk, Progress, Tell, CollectChanged, TellNode, OpenGate>;
+using Action = std::variant<StartChunk, Progress, Tell, CollectChanged, TellNode, OpenGate, AdvanceGate>;
 
 }  // namespace cardea::core

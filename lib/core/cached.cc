@@ -157,7 +157,11 @@ void Core::refresh(Transfer& transfer, Clock::time_point now) {
 }
 
 void Core::go_on(Transfer& transfer, Clock::time_point now) {
-  if ((transfer.requested & ~transfer.present) == 0) open_gates(transfer, {}, now);
+  if ((transfer.requested & ~transfer.present) == 0) {
+    open_gates(transfer, {}, now);
+  } else {
+    advance_gates(transfer);
+  }
   ++transfer.pins;  // what becomes ready may be the last that held it
   deliver_cached(transfer, now);
   if (!transfer.abandoned) look_for_chunks(transfer, now);

@@ -287,7 +287,8 @@ class Core {
     TransferNumber origin = 0;  // is to be whole
     SlabNumber slab = 0;
     ExpertIndex expert = 0;
-    bool started = false;  // the chunk was
+    bool started = false;      // the chunk was
+    std::uint64_t passed = 0;  // bytes that it was told are there
     bool open = false;
   };
 
@@ -410,6 +411,9 @@ class Core {
   void gate_more(Clock::time_point now);
   bool gate_shut(const Transfer& transfer) const;
   bool direct(const Transfer& transfer) const;
+  void advance_gates(Transfer& origin);
+  void advance_gate(ChunkNumber token, Transfer& origin);
+  static std::uint64_t bytes_before_a_gap(Transfer& origin);
   void open_gates(Transfer& origin, const Status& why, Clock::time_point now);
   void open_gate(ChunkNumber token, const Status& why, Clock::time_point now);
   void close_gate(ChunkNumber token, Clock::time_point now);

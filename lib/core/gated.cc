@@ -8,6 +8,8 @@
 //                            └─► abandoned          └── the gate opens: its bytes may be copied
 //                                  └── the gate opens: the copy brings no weights (lib/cuda/gate.h), who depends on it hears
 //
+// While it is being filled the gate hears how much is there before the first gap, which may be copied already.
+//
 // A slot whose gate is shut is not given to anybody else: what came into it would wait on the GPU as long, and so would
 // whatever is queued behind that. So there are at most as many gates as slots.
 //
@@ -139,6 +141,25 @@ bool Core::gate_shut(const Transfer& transfer) const {
   if (!transfer.gated) return false;
   const auto gate = gates_.find(Transfer::token(transfer.number, 0));
   return gate != gates_.end() && !gate->second.open;
+}
+
+/// Some of it is here: of that, what lies before the first gap.
+void Core::advance_gates(Transfer& origin) {
+  for (const ChunkNumber token : origin.gates) advance_gate(token, origin);
+}
+
+void Core::advance_gate(ChunkNumber token, Transfer& origin) {
+  Gate& gate = gates_.at(token);
+  const std::uint64_t bytes = bytes_before_a_gap(origin);
+  if (!gate.started || bytes <= gate.passed) return;
+  gate.passed = bytes;
+  actions_.push_back(AdvanceGate{token, bytes});
+}
+
+std::uint64_t Core::bytes_before_a_gap(Transfer& origin) {
+  std::size_t& at = origin.first_open;
+  while (at < origin.chunks.size() && origin.chunks[at].done) ++at;
+  return at < origin.chunks.size() ? origin.chunks[at].range.offset : 0;
 }
 
 /// All of it is here, or nothing more will come.

@@ -671,7 +671,12 @@ void Core::start(Transfer& transfer, std::size_t index, LaneNumber number, Class
     ++counters_.chunks_pulled;
   }
   if (options_.recorder != nullptr) options_.recorder->start(now, facts_of(transfer, index));
-  if (action.gated && gate->second.open) actions_.push_back(OpenGate{action.chunk, {}});  // it had to wait for the lane
+  if (!action.gated) return;
+  if (gate->second.open) {
+    actions_.push_back(OpenGate{action.chunk, {}});  // it had to wait for the lane
+  } else if (Transfer* const origin = transfers_.find(transfer.origin); origin != nullptr) {
+    advance_gate(action.chunk, *origin);
+  }
 }
 
 telemetry::Chunk Core::facts_of(const Transfer& transfer, std::size_t index) {

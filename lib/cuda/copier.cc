@@ -178,15 +178,25 @@ void Copier::issue_some(std::span<const CopyOrder> orders) {
                                 "cuStreamWaitEvent");
       }
     }
-    if (status.ok() && order.gate) {
-      const Gate& gate = *order.gate;
-      status = device_->check(
-          device_->driver().stream_wait_value(stream(order.queue), gate.word(), gate.value(), kWaitValueGreaterOrEqual),
-          "cuStreamWaitValue32");
+    bool begun = false;
+    if (order.gate) {
+      for (const Gate::Step& step : order.gate->steps()) {
+        if (status.ok()) status = wait_for_gate(order.queue, *order.gate, step.value);
+        if (!status.ok()) break;
+        batch_.add(step.pieces);
+        status = queue_copies(*device_, batch_, stream(order.queue));
+        batch_.clear();
+        begun = true;
+      }
+      if (status.ok()) status = wait_for_gate(order.queue, *order.gate, order.gate->value());
     }
     if (!status.ok()) {  // it stands alone: something was to come before it
       if (order.gate) order.gate->fail(status);
-      not_queued(order.queue, status, std::span(&order, 1));
+      if (begun) {
+        flush(std::span(&order, 1), status);
+      } else {
+        not_queued(order.queue, status, std::span(&order, 1));
+      }
       first = i + 1;
       continue;
     }
@@ -222,7 +232,13 @@ bool Copier::find_what_comes_before(const CopyOrder& order, bool alone) {
   return again;
 }
 
-void Copier::flush(std::span<const CopyOrder> orders) {
+Status Copier::wait_for_gate(Queue queue, const Gate& gate, std::uint32_t value) {
+  return device_->check(device_->driver().stream_wait_value(stream(queue), gate.word(), value, kWaitValueGreaterOrEqual),
+                        "cuStreamWaitValue32");
+}
+
+/// With `failed`, what could be queued of them before is all.
+void Copier::flush(std::span<const CopyOrder> orders, Status failed) {
   const Queue queue = orders.front().queue;
   const auto q = static_cast<std::size_t>(queue);
   Queued together;
@@ -238,7 +254,7 @@ void Copier::flush(std::span<const CopyOrder> orders) {
   if (timed_) {
     if (Result<EventRef> begin = timed_->record(stream(queue)); begin.ok()) together.begin = std::move(*begin);
   }
-  together.failed = queue_copies(*device_, batch_, stream(queue));
+  together.failed = failed.ok() ? queue_copies(*device_, batch_, stream(queue)) : std::move(failed);
   // After a failure some of it may be under way: the event tells when nothing writes any more.
   Result<EventRef> event = (timed_ ? timed_ : events_)->record(stream(queue));
   if (event.ok()) together.event = std::move(*event);

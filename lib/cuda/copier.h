@@ -182,7 +182,8 @@ class Copier {
   void tell_times(Queue queue, const Queued& done);
   Status make_gates();
   void issue_some(std::span<const CopyOrder> orders);
-  void flush(std::span<const CopyOrder> orders);
+  void flush(std::span<const CopyOrder> orders, Status failed = {});
+  Status wait_for_gate(Queue queue, const Gate& gate, std::uint32_t value);
   bool find_what_comes_before(const CopyOrder& order, bool alone);
   void not_queued(Queue queue, const Status& why, std::span<const CopyOrder> orders);
   static Status fate_of(const Order& order);

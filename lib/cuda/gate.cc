@@ -45,7 +45,7 @@ std::shared_ptr<Gate> GateSet::take() {
   const std::uint32_t index = free_.back();
   free_.pop_back();
   std::memset(seal(index), static_cast<int>(kNoWeights), shape_.sealed_bytes);
-  return std::make_shared<Gate>(shared_from_this(), index, ++uses_[index]);
+  return std::make_shared<Gate>(shared_from_this(), index, uses_[index] += kSteps + 1);
 }
 
 // ---------------------------------------------------------------- one gate
@@ -58,16 +58,47 @@ Gate::~Gate() {
 }
 
 std::vector<CopyPiece> Gate::seal(std::span<const CopyPiece> pieces) {
-  std::vector<CopyPiece> cut;
+  std::vector<CopyPiece> last, rest;
   std::byte* at = set_->seal(index_);
+  std::uint64_t left = 0;
   for (const CopyPiece& piece : pieces) {
     const std::uint64_t first = std::min(piece.bytes, GateSet::kSealed);
     sealed_.push_back({reinterpret_cast<Pointer>(at), piece.from, first});
-    cut.push_back({piece.to, reinterpret_cast<Pointer>(at), first});
-    if (piece.bytes > first) cut.push_back({piece.to + first, piece.from + first, piece.bytes - first});
+    last.push_back({piece.to, reinterpret_cast<Pointer>(at), first});
+    if (piece.bytes > first) rest.push_back({piece.to + first, piece.from + first, piece.bytes - first});
+    left += piece.bytes - first;
     at += whole(first, GateSet::kSealAlignment);
   }
-  return cut;
+  auto next = rest.begin();
+  while (steps_.size() < GateSet::kSteps && left / 2 >= GateSet::kLeastStep) {
+    Step& step = steps_.emplace_back();
+    step.value = value_ - GateSet::kSteps + static_cast<std::uint32_t>(steps_.size()) - 1;
+    for (std::uint64_t wanted = left / 2; wanted != 0;) {
+      const std::uint64_t bytes = std::min(wanted, next->bytes);
+      step.pieces.push_back({next->to, next->from, bytes});
+      step.until = next->from + bytes - pieces.front().from;
+      *next = {next->to + bytes, next->from + bytes, next->bytes - bytes};
+      if (next->bytes == 0) ++next;
+      wanted -= bytes;
+      left -= bytes;
+    }
+  }
+  last.insert(last.end(), next, rest.end());
+  return last;
+}
+
+void Gate::advance(std::uint64_t bytes) {
+  const auto passed = std::find_if(steps_.begin(), steps_.end(), [&](const Step& step) { return step.until > bytes; });
+  if (passed != steps_.begin()) raise(std::prev(passed)->value);
+}
+
+/// What was written before is there for whoever sees this: the GPU. An earlier value never replaces a later one.
+void Gate::raise(std::uint32_t value) {
+  std::uint32_t* const word = set_->word(index_);
+  std::uint32_t now = __atomic_load_n(word, __ATOMIC_RELAXED);
+  while (static_cast<std::int32_t>(value - now) > 0 &&
+         !__atomic_compare_exchange_n(word, &now, value, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) {
+  }
 }
 
 void Gate::open() {
@@ -85,8 +116,7 @@ void Gate::fail(const Status& why) {
 
 void Gate::let_pass() {
   state_.store(State::kOpen, std::memory_order_release);
-  // What was written before, seal and bytes, is there for whoever sees this: the GPU.
-  __atomic_store_n(set_->word(index_), value_, __ATOMIC_RELEASE);
+  raise(value_);
 }
 
 // ---------------------------------------------------------------- whether they may be used

@@ -7,10 +7,14 @@
 //   shut ── open() ──► open, its bytes may be copied
 //     └──── fail() ──► open, what is copied is no weights
 //
+// What is copied behind a gate goes in up to four copies, each behind a value of the word of its own: the first half, half
+// of what is left, and so on. While the gate is shut, advance() lets those pass whose bytes are there. So little is left to
+// be copied when the last has come.
+//
 // A gate decides on the GPU what comes into the slot. The first kSealed bytes of each segment come from a *seal*, a buffer
-// of the gate's own: open() copies the right bytes into it, and fail() leaves it as it was made, all ones, which is NaN in
-// every floating-point type. So weights whose bytes never came make every output NaN, whoever computes with them before he
-// has asked whether they came.
+// of the gate's own, with the last of the copies: open() copies the right bytes into it, and fail() leaves it as it was
+// made, all ones, which is NaN in every floating-point type. So weights whose bytes never came make every output NaN,
+// whoever computes with them before he has asked whether they came.
 //
 // A GateSet is the gates of one slab, and the landings for experts on their way (core/gated.cc): memory that is pinned and
 // bounded when the slab is made. Making and destroying it call the driver; all else calls nothing.
@@ -41,6 +45,8 @@ class GateSet : public std::enable_shared_from_this<GateSet> {
  public:
   static constexpr std::uint64_t kSealed = 4096;
   static constexpr std::uint64_t kSealAlignment = 256;
+  static constexpr std::uint32_t kSteps = 3;                           // copies of one gate before its last
+  static constexpr std::uint64_t kLeastStep = std::uint64_t{4} << 20;  // smaller ones are not made
 
   /// Calls the driver. NO_MEMORY, DEVICE.
   static Result<std::shared_ptr<GateSet>> make(std::shared_ptr<const Device> device, const GateShape& shape);
@@ -66,7 +72,7 @@ class GateSet : public std::enable_shared_from_this<GateSet> {
   std::uint64_t seals_ = 0, landings_ = 0;
   std::mutex mutex_;
   std::vector<std::uint32_t> free_;
-  std::vector<std::uint32_t> uses_;  // by gate: the value that opens it this time, or opened it last
+  std::vector<std::uint32_t> uses_;  // by gate: the value that opens it this time, or opened it last; its steps' before that
 };
 
 class Gate {
@@ -77,13 +83,23 @@ class Gate {
   Gate(const Gate&) = delete;
   Gate& operator=(const Gate&) = delete;
 
-  /// What is copied behind it: one piece for each segment, cut here so that their first bytes come from the seal.
+  /// Takes what is copied behind it, one piece for each segment, one after the other in what they are copied from. What is
+  /// copied when it opens is returned: the seal for their first bytes, and what steps() leaves. Once, before it opens.
   std::vector<CopyPiece> seal(std::span<const CopyPiece> pieces);
+  /// Copied before that, each when the word has its value.
+  struct Step {
+    std::uint32_t value = 0;
+    std::vector<CopyPiece> pieces;
+    std::uint64_t until = 0;  // from the first piece's beginning, in what is copied
+  };
+  std::span<const Step> steps() const { return steps_; }
 
   /// For cuStreamWaitValue32 (greater or equal).
   Pointer word() const { return reinterpret_cast<Pointer>(set_->word(index_)); }
   std::uint32_t value() const { return value_; }
 
+  /// The first so many bytes of what is copied are there. Not while another thread does so; harmless once it is open.
+  void advance(std::uint64_t bytes);
   // Any thread; what comes first counts.
   void open();
   void fail(const Status& why);
@@ -99,10 +115,12 @@ class Gate {
     return state_.compare_exchange_strong(shut, State::kOpening, std::memory_order_acq_rel);
   }
   void let_pass();
+  void raise(std::uint32_t value);
 
   const std::shared_ptr<GateSet> set_;
   const std::uint32_t index_, value_;
   std::vector<CopyPiece> sealed_;  // to: in the seal
+  std::vector<Step> steps_;
   Status why_;
   std::atomic<State> state_{State::kShut};  // released after seal and verdict
 };

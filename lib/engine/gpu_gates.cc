@@ -86,6 +86,11 @@ bool Runtime::put_behind_gate(const core::StartChunk& start, cuda::CopyOrder& or
   return true;
 }
 
+void Runtime::advance_gate(const core::AdvanceGate& advance) {
+  const InFlight* const flight = in_flight_.find(advance.chunk);
+  if (flight != nullptr && flight->gate) flight->gate->advance(advance.bytes);
+}
+
 void Runtime::open_gate(const core::OpenGate& open) {
   InFlight* const flight = in_flight_.find(open.chunk);
   if (flight == nullptr || !flight->gate) return;

@@ -89,6 +89,8 @@ void Runtime::dispatch() {
       send(tell->notice.to, LayerNotice{by_number_.at(tell->layer)->key, tell->notice});
     } else if (const auto* open = std::get_if<core::OpenGate>(&action)) {
       open_gate(*open);
+    } else if (const auto* advance = std::get_if<core::AdvanceGate>(&action)) {
+      advance_gate(*advance);
     } else if (const auto* node = std::get_if<core::TellNode>(&action)) {
       for (std::size_t local = 0; local < options_.node_ranks.size(); ++local) {
         if (node->to >> local & 1) send(options_.node_ranks[local], NodeNotice{node->entry, node->nic});

@@ -390,6 +390,7 @@ class Runtime final : public transport::Listener, private cuda::CopyObserver {
   void drop_gates(SlabRecord& slab);
   std::byte* landing(const core::LandingPlace& place) const { return slabs_.at(place.slab)->gates->landing(place.index); }
   bool put_behind_gate(const core::StartChunk& start, cuda::CopyOrder& order);
+  void advance_gate(const core::AdvanceGate& advance);
   void open_gate(const core::OpenGate& open);
   void leave_line(const InFlight& flight);
   void fail_gates(const Status& why);

@@ -112,6 +112,10 @@ class Driver {
         told.push_back(*tell);
       } else if (const auto* open = std::get_if<OpenGate>(&action)) {
         EXPECT_TRUE(opened.emplace(open->chunk, open->why).second) << "a gate was opened twice";
+      } else if (const auto* advance = std::get_if<AdvanceGate>(&action)) {
+        EXPECT_FALSE(opened.contains(advance->chunk)) << "it is open";
+        EXPECT_GT(advance->bytes, advanced[advance->chunk]) << "that has been told";
+        advanced[advance->chunk] = advance->bytes;
       }
     }
     EXPECT_EQ(core.chunks_in_flight(), flying.size());
@@ -126,7 +130,8 @@ class Driver {
   std::vector<StartChunk> log;
   std::set<FetchNumber> done;
   std::vector<Tell> told;
-  std::map<ChunkNumber, Status> opened;  // gates, with why
+  std::map<ChunkNumber, Status> opened;           // gates, with why
+  std::map<ChunkNumber, std::uint64_t> advanced;  // gates: so many bytes are there
 
   std::uint32_t on_lane(LaneNumber lane) const { return on_lane_[lane]; }
   const LaneLimits& limits(LaneNumber lane) const { return limits_[lane]; }

@@ -92,6 +92,46 @@ TEST_F(GatedTest, AnExpertOfTheNetworkIsReadyWhenItsCopyIsQueuedBehindAGate) {
   EXPECT_TRUE(at.core.first_failure(number).ok());
 }
 
+TEST_F(GatedTest, WhatHasComeFromTheBeginningOnIsToldBeforeTheGateOpens) {
+  fetch({0});
+  queue_all();
+  std::vector<ChunkNumber> chunks;
+  std::vector<std::uint64_t> ends;
+  for (const auto& [chunk, start] : at.flying) {
+    if (start.lane != kNetwork) continue;
+    chunks.push_back(chunk);
+    ends.push_back(start.range.offset + start.range.bytes);
+  }
+  ASSERT_EQ(chunks.size(), 3u);
+  ASSERT_TRUE(std::is_sorted(ends.begin(), ends.end()));
+  const ChunkNumber gate = upload_of(0);
+  at.complete(chunks[1]);
+  EXPECT_FALSE(at.advanced.contains(gate)) << "the beginning is missing";
+  at.complete(chunks[0]);
+  EXPECT_EQ(at.advanced[gate], ends[1]);
+  EXPECT_FALSE(at.opened.contains(gate));
+  at.complete(chunks[2]);
+  EXPECT_EQ(at.advanced[gate], ends[1]) << "the rest is told by opening it";
+  EXPECT_TRUE(at.opened.at(gate).ok());
+  copied(0);
+}
+
+TEST_F(GatedTest, AGateThatComesLateHearsWhatIsThereAlready) {
+  const FetchNumber first = fetch({kLocal, kLocal + 1});  // both slots
+  fetch({0});
+  queue_all();
+  EXPECT_FALSE(gated(0)) << "there is no slot for it";
+  const auto chunk = std::find_if(at.flying.begin(), at.flying.end(), [](const auto& entry) {
+    return entry.second.lane == kNetwork && entry.second.range.offset == 0;
+  });
+  ASSERT_NE(chunk, at.flying.end());
+  const std::uint64_t bytes = chunk->second.range.bytes;
+  at.complete(chunk->first);
+  for (const Delivery& view : at.take(first)) at.release(view.view);
+  ASSERT_TRUE(gated(0));
+  EXPECT_EQ(at.advanced[upload_of(0)], bytes);
+}
+
 TEST_F(GatedTest, WhatIsLocalIsQueuedFirst) {
   const FetchNumber number = fetch({0, kLocal});
   queue_all();

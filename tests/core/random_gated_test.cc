@@ -16,6 +16,7 @@ using test::Random;
 constexpr LaneNumber kNetwork = 0, kPulls = 2, kUploads = 3;
 constexpr ExpertIndex kExperts = 12;
 constexpr std::uint64_t kWhole = 1500;  // bytes of an expert
+const SegmentLayout kLayout = two_segments();
 
 class GatedWalk {
  public:
@@ -51,7 +52,7 @@ class GatedWalk {
     if (!testing::Test::HasFailure()) come_to_rest();
   }
 
-  std::uint64_t gated = 0, good = 0, failed = 0, canceled = 0;
+  std::uint64_t gated = 0, good = 0, failed = 0, canceled = 0, advanced = 0;
 
  private:
   void step() {
@@ -156,7 +157,10 @@ class GatedWalk {
     if (start.gated) status = driver_.opened.at(chunk);
     if (start.lane == kNetwork && (lost_.contains(start.source) || random_.chance(2)))
       status = Status(CARDEA_ERR_PEER_LOST, "the chunk failed");
-    if (start.lands && status.ok()) landed_[{start.lands.slab, start.lands.index}] += start.range.bytes;
+    if (start.lands && status.ok()) {
+      landed_[{start.lands.slab, start.lands.index}] += start.range.bytes;
+      offsets_[{start.lands.slab, start.lands.index}].insert(start.range.offset);
+    }
     driver_.complete(chunk, status);
   }
   void lose(Rank rank) {
@@ -170,7 +174,10 @@ class GatedWalk {
     look_at_gates();
     for (; seen_ < driver_.log.size(); ++seen_) {
       const StartChunk& start = driver_.log[seen_];
-      if (start.lands && start.range.offset == 0) landed_[{start.lands.slab, start.lands.index}] = 0;
+      if (start.lands && start.range.offset == 0) {
+        landed_[{start.lands.slab, start.lands.index}] = 0;
+        offsets_[{start.lands.slab, start.lands.index}].clear();
+      }
       if (start.lands || (start.lane != kPulls && start.lane != kUploads)) continue;
       to_queue_.push_back(start.chunk);
       for (const auto& [chunk, place] : shut_) {
@@ -185,6 +192,15 @@ class GatedWalk {
     look_at_gates();
   }
   void look_at_gates() {
+    for (const auto& [gate, place] : from_) {
+      const auto told = driver_.advanced.find(gate);
+      if (told == driver_.advanced.end() || !shut_.contains(gate)) continue;
+      for (const ChunkRange& chunk : kLayout.chunks(kLayout.all(), Driver::kChunk)) {
+        if (chunk.offset >= told->second) break;
+        ++advanced;
+        EXPECT_TRUE(offsets_[place].contains(chunk.offset)) << "what is said to be here is not";
+      }
+    }
     std::erase_if(shut_, [&](const auto& gate) {
       const auto opened = driver_.opened.find(gate.first);
       if (opened == driver_.opened.end()) return false;
@@ -228,10 +244,11 @@ class GatedWalk {
   std::map<ChunkNumber, std::pair<SlabNumber, SlotIndex>> shut_;
   std::map<ChunkNumber, std::pair<SlabNumber, std::uint32_t>> from_;
   std::map<std::pair<SlabNumber, std::uint32_t>, std::uint64_t> landed_;
+  std::map<std::pair<SlabNumber, std::uint32_t>, std::set<std::uint64_t>> offsets_;  // of the chunks that have
 };
 
 TEST(RandomGated, WhatMustHoldHoldsAfterEveryStep) {
-  std::uint64_t gated = 0, good = 0, failed = 0, canceled = 0;
+  std::uint64_t gated = 0, good = 0, failed = 0, canceled = 0, advanced = 0;
   test::for_each_seed(1500, [&](std::uint64_t seed) {
     GatedWalk walk(seed);
     walk.run(300);
@@ -239,11 +256,13 @@ TEST(RandomGated, WhatMustHoldHoldsAfterEveryStep) {
     good += walk.good;
     failed += walk.failed;
     canceled += walk.canceled;
+    advanced += walk.advanced;
   });
   EXPECT_GT(gated, 0u);
   EXPECT_GT(good, 0u);
   EXPECT_GT(failed, 0u);
   EXPECT_GT(canceled, 0u);
+  EXPECT_GT(advanced, 0u);
 }
 
 }  // namespace

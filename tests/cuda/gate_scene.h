@@ -72,7 +72,7 @@ class GpuGate : public ::testing::Test {
     SharedBoard board;
     shape.per_rank = shape.slots + 1;
     shape.seed = fresh_seed();
-    if (shape.segments.size() == 3) shape.segments = {3 << 20, 40000, 96};
+    if (shape.segments.size() == 3) shape.segments = sizes_;
     RankOptions options;
     if (source_dies) options.victims = {1};
     const std::vector<RankEnd> ends = run_ranks(
@@ -137,7 +137,9 @@ class GpuGate : public ::testing::Test {
     }
     return ::testing::AssertionSuccess();
   }
-  const std::vector<std::uint64_t> sizes_{3 << 20, 40000, 96};
+  /// So large that half of it is copied before its gate opens.
+  const std::vector<std::uint64_t> sizes_{3 << 20, 6 << 20, 96};
+  static constexpr std::uint64_t kExpertBytes = (9u << 20) + 96;
 };
 
 }  // namespace cardea::test

@@ -163,7 +163,7 @@ TEST_F(GpuDirect, AGangAndSegmentsOneByOne) {
           CARDEA_MUST(cardea_fetch_destroy(fetch));
         }
         if (fake_gpus()) {  // else see await_stream
-          EXPECT_EQ(direct(scene) - before, (3u << 20) + 40000 + 96) << "each segment once";
+          EXPECT_EQ(direct(scene) - before, kExpertBytes) << "each segment once";
         }
         expect_all_direct(scene);
       },
@@ -221,7 +221,7 @@ TEST_F(GpuDirect, NothingIsWrittenAfterASourceHasDiedInTheMiddle) {
   directly(
       [&](Scene& scene) {
         const std::uint64_t before = received(scene);
-        const std::uint64_t all = scene.experts.size() * ((3u << 20) + 40000 + 96);
+        const std::uint64_t all = scene.experts.size() * kExpertBytes;
         const cardea_fetch_t fetch = scene.layer.fetch(1, scene.experts);
         while (received(scene) == before) usleep(50);
         Stopped source(scene.board.get(kSource));
@@ -249,7 +249,7 @@ TEST_F(GpuDirect, CanceledInTheMiddleAndAskedForAgain) {
     while (received(scene) == before) usleep(50);
     CARDEA_MUST(cardea_cancel(fetch));
     EXPECT_EQ(cardea_wait(fetch, kPatience), CARDEA_ERR_CANCELED) << last_error().message;
-    EXPECT_LT(received(scene) - before, scene.experts.size() * (3u << 20)) << "it was to be canceled in the middle";
+    EXPECT_LT(received(scene) - before, scene.experts.size() * kExpertBytes) << "it was to be canceled in the middle";
     release(drain(fetch));
     CARDEA_MUST(cardea_fetch_destroy(fetch));
     await_free_slots(scene);

@@ -343,5 +343,79 @@ TEST_F(GpuGate, OneGateByItself) {
   });
 }
 
+TEST_F(GpuGate, WhatIsThereIsCopiedBeforeTheGateOpens) {
+  constexpr std::uint64_t kMany = 14 << 20, kMore = 20 << 20, kFew = 1000;
+  constexpr std::uint64_t kAll = kMany + kMore + kFew;
+  run_ranks(1, [&](unsigned rank) {
+    Gpu gpu(rank);
+    if (gpu.driver().stream_wait_value == nullptr) GTEST_SKIP() << "no stream memory operations";
+    const auto made =
+        cuda::GateSet::make(gpu.device(), {.gates = 1, .sealed_bytes = 3 * 4096, .landings = 1, .landing_bytes = 35 << 20});
+    ASSERT_TRUE(made.ok()) << made.status().message();
+    cuda::GateSet& set = **made;
+    std::byte* const slot = gpu.alloc(kAll);
+    const auto to = reinterpret_cast<cuda::Pointer>(slot), from = reinterpret_cast<cuda::Pointer>(set.landing(0));
+    std::byte* const landing = set.landing(0);
+    for (const bool good : {true, false, true}) {
+      gpu.poison(slot, kAll);
+      gpu.synchronize();
+      std::memset(landing, 0xEE, kAll);
+      std::shared_ptr<cuda::Gate> gate = set.take();
+      ASSERT_NE(gate, nullptr);
+      const std::vector<cuda::CopyPiece> pieces{
+          {to, from, kMany}, {to + kMany, from + kMany, kMore}, {to + kMany + kMore, from + kMany + kMore, kFew}};
+      const std::vector<cuda::CopyPiece> last = gate->seal(pieces);
+      ASSERT_EQ(gate->steps().size(), cuda::GateSet::kSteps);
+      const auto queue = [&](std::uint32_t value, std::span<const cuda::CopyPiece> copies) {
+        gpu.must(gpu.driver().stream_wait_value(gpu.stream(), gate->word(), value, cuda::kWaitValueGreaterOrEqual),
+                 "cuStreamWaitValue32");
+        for (const cuda::CopyPiece& piece : copies)
+          gpu.must(gpu.driver().copy(piece.to, piece.from, piece.bytes, gpu.stream()), "cuMemcpyAsync");
+        return gpu.mark();
+      };
+      std::vector<cuda::EventHandle> passed;
+      for (const cuda::Gate::Step& step : gate->steps()) passed.push_back(queue(step.value, step.pieces));
+      const cuda::EventHandle whole = queue(gate->value(), last);
+      const auto weights = random_bytes(fresh_seed(), 0, 0, 0, kAll);
+
+      std::uint64_t here = 0;
+      for (std::size_t i = 0; i < 2; ++i) {
+        const std::uint64_t until = gate->steps()[i].until;
+        EXPECT_GT(until, here);
+        gate->advance(until - 1);
+        usleep(5000);
+        EXPECT_FALSE(gpu.passed(passed[i])) << "a byte is missing";
+        std::memcpy(landing + here, weights.data() + here, until - here);
+        gate->advance(until);
+        for (int k = 0; k < 20000 && !gpu.passed(passed[i]); ++k) usleep(100);
+        EXPECT_TRUE(gpu.passed(passed[i])) << "what is there is not copied";
+        here = until;
+      }
+      EXPECT_FALSE(gpu.passed(passed[2]));
+      EXPECT_FALSE(gpu.passed(whole));
+      EXPECT_FALSE(gate->is_open());
+      gate->advance(0);  // nothing is taken back
+      if (good) {
+        std::memcpy(landing + here, weights.data() + here, kAll - here);
+        gate->open();
+      } else {
+        gate->fail(Status(CARDEA_ERR_PEER_LOST, "the test said so"));
+      }
+      gate->advance(here);  // of one that is open nothing changes
+      const auto all = gpu.download(slot, kAll);
+      EXPECT_TRUE(gpu.passed(whole));
+      EXPECT_EQ(std::equal(all.begin(), all.end(), weights.begin()), good);
+      if (good) continue;
+      const auto ones = [](std::byte byte) { return byte == std::byte{0xFF}; };
+      for (const std::uint64_t segment : {std::uint64_t{0}, kMany})
+        EXPECT_TRUE(std::all_of(all.data() + segment, all.data() + segment + cuda::GateSet::kSealed, ones));
+      EXPECT_TRUE(std::all_of(all.end() - kFew, all.end(), ones));
+      EXPECT_TRUE(std::equal(all.begin() + cuda::GateSet::kSealed, all.begin() + (12 << 20),
+                             weights.begin() + cuda::GateSet::kSealed))
+          << "what had come was copied when it had";
+    }
+  });
+}
+
 }  // namespace
 }  // namespace cardea::test

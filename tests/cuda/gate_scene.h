@@ -137,9 +137,8 @@ class GpuGate : public ::testing::Test {
     }
     return ::testing::AssertionSuccess();
   }
-  /// So large that half of it is copied before its gate opens.
-  const std::vector<std::uint64_t> sizes_{3 << 20, 6 << 20, 96};
-  static constexpr std::uint64_t kExpertBytes = (9u << 20) + 96;
+  /// Of an expert's segments, unless the test gives others: so large that half of it is copied before its gate opens.
+  std::vector<std::uint64_t> sizes_{3 << 20, 6 << 20, 96};
 };
 
 }  // namespace cardea::test

@@ -18,6 +18,7 @@ class GpuDirect : public GpuGate {
  protected:
   void SetUp() override {
     CARDEA_NEEDS_GPU();
+    sizes_ = {3 << 20, 40000, 96};
     pretend(DeviceMemory::kCopied);
     if (!fake_gpus() && !ucx_takes_gpus()) GTEST_SKIP() << "this UCX has no device memory";
   }
@@ -67,6 +68,7 @@ class GpuDirect : public GpuGate {
     if (!fake_gpus()) return;  // a source that thinks the link slow, which it is with UCX's copies, sends some of it eagerly
     EXPECT_EQ(direct(scene) - base_direct_, received(scene) - base_received_) << "some of it stayed in host memory";
   }
+  static constexpr std::uint64_t kExpertBytes = (3u << 20) + 40000 + 96;
   std::uint64_t base_received_ = 0, base_direct_ = 0;
   /// Reads expert `first` on the stream, which is held up behind that, and releases it. Returns where its first segment is
   /// copied to.

@@ -113,10 +113,10 @@ Row measure(Mover& mover, Link& link, CacheWalk& walk, const Settings& settings,
   for (const bool both : {false, true}) {
     checked(both);
     for (unsigned i = 0; i < settings.warmup; ++i) transfer(both, false);
+    const double load_before = walk();
     link.meet();
     times.clear();
     hosts.clear();
-    const double load_before = walk();
     const long sleeps_before = sleeps();
     for (unsigned i = 0; i < count; ++i) transfer(both, true);
     const double slept = static_cast<double>(sleeps() - sleeps_before) / count;

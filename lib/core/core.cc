@@ -128,7 +128,7 @@ SlabNumber Core::add_slab(std::uint32_t slots, std::optional<LaneNumber> copies,
   auto added = std::make_unique<Slab>(Slab{number, Slots(slots), std::vector<TransferNumber>(slots, 0)});
   added->copies = copies;
   added->direct = direct;
-  added->gate_limits = {std::min(gates.gates, slots), gates.landings};
+  added->gate_limits = {std::min(gates.gates, slots), gates.landings, gates.commands};
   for (std::uint32_t i = gates.landings; i > 0; --i) added->landings.push_back(i - 1);
   slabs_.set(number, std::move(added));
   return number;

@@ -128,19 +128,21 @@ struct CoreCounters {
 struct CoreOptions {
   std::uint64_t chunk_bytes = std::uint64_t{1} << 20;
   // For ablation, each can be switched off:
-  bool stagger = true;                      // false: sources in the order of their numbers
-  bool network_first = true;                // false: what takes longest does not start first
-  bool side_by_side = true;                 // false: one queue for all lanes, so that network and local copies take turns
-  LaneNumber copy_lane = 1;                 // on which experts are copied out of the node cache
-  SwapOptions swap;                         // with no peers: each rank copies all of an expert out of the node cache itself
-  std::vector<Rank> node_ranks;             // of this rank's node, by local number in the node cache; without one, empty
-  telemetry::Recorder* recorder = nullptr;  // notes fetches, chunks and outcomes; must outlive the core
+  bool stagger = true;                       // false: sources in the order of their numbers
+  bool network_first = true;                 // false: what takes longest does not start first
+  bool side_by_side = true;                  // false: one queue for all lanes, so that network and local copies take turns
+  LaneNumber copy_lane = 1;                  // on which experts are copied out of the node cache
+  SwapOptions swap;                          // with no peers: each rank copies all of an expert out of the node cache itself
+  std::uint32_t gate_commands = UINT32_MAX;  // that gates of all slabs may take at one time
+  std::vector<Rank> node_ranks;              // of this rank's node, by local number in the node cache; without one, empty
+  telemetry::Recorder* recorder = nullptr;   // notes fetches, chunks and outcomes; must outlive the core
 };
 
 /// How far a slab's copies may be queued ahead of the network (gated.cc).
 struct GateLimits {
   std::uint32_t gates = 0;     // at one time; at most as many as slots
   std::uint32_t landings = 0;  // experts that may come over the network beside the node cache
+  std::uint32_t commands = 1;  // of the device's queue, which each gate takes until the GPU has passed it
 };
 
 class Core {
@@ -474,7 +476,8 @@ class Core {
   std::unordered_map<cache::EntryIndex, TransferNumber> by_entry_;                  // the same ones
   std::map<std::tuple<LayerNumber, ExpertIndex, Version>, TransferNumber> landings_;
   std::map<ChunkNumber, Gate> gates_;
-  bool gating_held_ = false;  // what is local goes first
+  std::uint32_t gate_commands_ = 0;  // that they take
+  bool gating_held_ = false;         // what is local goes first
   bool cache_pinned_ = false;
   std::set<std::pair<Clock::time_point, TransferNumber>> rechecks_;   // of those that wait for other ranks
   std::set<std::pair<cache::EntryIndex, TransferNumber>> swaps_;      // that others may pull from, or we do

@@ -11,7 +11,9 @@
 // While it is being filled the gate hears how much is there before the first gap, which may be copied already.
 //
 // A slot whose gate is shut is not given to anybody else: what came into it would wait on the GPU as long, and so would
-// whatever is queued behind that. So there are at most as many gates as slots.
+// whatever is queued behind that. So there are at most as many gates as slots. Nor do they take more commands than a queue
+// of the device holds: who queues more than that is held up by the driver until the first gate opens, and with him what
+// others wait for.
 //
 // Where GPUs of the node share out what they copy up (shares.cc), a copy behind a gate is its rank's alone: nobody claims it
 // for the others, and nobody waits for it, for its turn on the GPU may depend on gates before it, of other sources. Who
@@ -90,7 +92,10 @@ void Core::close_landing(Transfer& transfer) {
 bool Core::gate_front(Slab& slab, Clock::time_point now) {
   if (gating_held_) return false;
   if (slab.anybody_waits(Class::kPlacement)) return false;
-  while (!slab.gateable.empty() && slab.gates < slab.gate_limits.gates) {
+  const auto may_take = [&] {
+    return slab.gates < slab.gate_limits.gates && gate_commands_ + slab.gate_limits.commands <= options_.gate_commands;
+  };
+  while (!slab.gateable.empty() && may_take()) {
     const WantRef ref = slab.gateable.front();
     Fetch* const of = fetches_.find(ref.fetch);
     Transfer* const origin = of == nullptr || of->wants[ref.want].state != Want::State::kMoving
@@ -122,6 +127,7 @@ bool Core::gate_front(Slab& slab, Clock::time_point now) {
     Transfer& opened = open_transfer(slab, *of, want);
     opened.streams = opened.gated = true;
     ++slab.gates;
+    gate_commands_ += slab.gate_limits.commands;
     const ChunkNumber token = Transfer::token(opened.number, 0);
     gates_.emplace(token, Gate{.origin = origin->number, .slab = slab.number, .expert = opened.expert});
     origin->gates.push_back(token);
@@ -203,7 +209,9 @@ void Core::close_gate(ChunkNumber token, Clock::time_point now) {
   if (Transfer* const origin = transfers_.find(found->second.origin); origin != nullptr) std::erase(origin->gates, token);
   gates_.erase(found);
   --slab.gates;
+  gate_commands_ -= slab.gate_limits.commands;
   feed(slab, now);
+  gate_more(now);  // commands that another slab's may have waited for
 }
 
 /// The copy behind its gate is done: others of the node may pull it. `origin` is what it was copied from.

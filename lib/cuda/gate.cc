@@ -57,7 +57,7 @@ Gate::~Gate() {
   set_->free_.push_back(index_);
 }
 
-std::vector<CopyPiece> Gate::seal(std::span<const CopyPiece> pieces) {
+std::vector<CopyPiece> Gate::seal(std::span<const CopyPiece> pieces, bool in_steps) {
   std::vector<CopyPiece> last, rest;
   std::byte* at = set_->seal(index_);
   std::uint64_t left = 0;
@@ -70,7 +70,7 @@ std::vector<CopyPiece> Gate::seal(std::span<const CopyPiece> pieces) {
     at += whole(first, GateSet::kSealAlignment);
   }
   auto next = rest.begin();
-  while (steps_.size() < GateSet::kSteps && left / 2 >= GateSet::kLeastStep) {
+  while (in_steps && steps_.size() < GateSet::kSteps && left / 2 >= GateSet::kLeastStep) {
     Step& step = steps_.emplace_back();
     step.value = value_ - GateSet::kSteps + static_cast<std::uint32_t>(steps_.size()) - 1;
     for (std::uint64_t wanted = left / 2; wanted != 0;) {

@@ -34,6 +34,11 @@ namespace cardea::cuda {
 
 class Gate;
 
+/// Commands that all gates of a rank may take of one queue of the device. A stream takes 1021 copies and waits (measured on
+/// an H100, behind a wait that does not end; events do not count), and who queues one more is held up by the driver until
+/// the wait has ended. The rest is for steps.
+inline constexpr std::uint32_t kGateCommands = 640;
+
 struct GateShape {
   std::uint32_t gates = 0;
   std::uint64_t sealed_bytes = 0;  // of one expert: each segment's first kSealed bytes, rounded up to kSealAlignment
@@ -84,8 +89,9 @@ class Gate {
   Gate& operator=(const Gate&) = delete;
 
   /// Takes what is copied behind it, one piece for each segment, one after the other in what they are copied from. What is
-  /// copied when it opens is returned: the seal for their first bytes, and what steps() leaves. Once, before it opens.
-  std::vector<CopyPiece> seal(std::span<const CopyPiece> pieces);
+  /// copied when it opens is returned: the seal for their first bytes, and what steps() leaves; without `in_steps`, all
+  /// else. Once, before it opens.
+  std::vector<CopyPiece> seal(std::span<const CopyPiece> pieces, bool in_steps = true);
   /// Copied before that, each when the word has its value.
   struct Step {
     std::uint32_t value = 0;

@@ -14,6 +14,7 @@ namespace {
 constexpr std::uint64_t kSlabLandings = std::uint64_t{256} << 20;
 constexpr std::uint64_t kAllLandings = std::uint64_t{1} << 30;
 constexpr std::uint32_t kMostGates = 1024;
+constexpr std::uint32_t kGatesInSteps = 4;  // of a queue: at most 4 times 3 copies of 16 pieces, and as many waits
 
 }  // namespace
 
@@ -51,7 +52,9 @@ std::shared_ptr<cuda::GateSet> Runtime::make_gates(const core::SegmentLayout& la
 
 core::GateLimits Runtime::gate_limits(const SlabRecord& slab) const {
   if (!slab.gates) return {};
-  return {slab.gates->shape().gates / 2, slab.gates->shape().landings};
+  // Waits for the slot's last writer, for its readers and for the gate; seal and rest of each segment.
+  const auto commands = static_cast<std::uint32_t>(3 + 2 * slab.layout.count());
+  return {slab.gates->shape().gates / 2, slab.gates->shape().landings, commands};
 }
 
 void Runtime::drop_gates(SlabRecord& slab) {
@@ -68,9 +71,6 @@ bool Runtime::put_behind_gate(const core::StartChunk& start, cuda::CopyOrder& or
     enqueue([this, token = start.chunk] { on_chunk_done(token, Status(CARDEA_ERR_LIMIT, "no gate is free")); });
     return false;
   }
-  const std::vector<cuda::CopyPiece> sealed = flight.gate->seal({order.pieces.data(), order.pieces.size()});
-  order.pieces.assign(sealed.begin(), sealed.end());
-  order.gate = flight.gate;
   // What one source sends arrives in about the order in which it is asked for here. So it is queued behind one another, and
   // a source that does not get on holds up nobody else's experts, while there are enough queues.
   const auto of_source = [&](const GateLine& line) { return line.shut != 0 && line.source == start.source; };
@@ -81,6 +81,11 @@ bool Runtime::put_behind_gate(const core::StartChunk& start, cuda::CopyOrder& or
   }
   line->source = start.source;
   ++line->shut;
+  // Behind several others there is little to be gained by steps, which take commands of the device's queue.
+  const std::vector<cuda::CopyPiece> sealed =
+      flight.gate->seal({order.pieces.data(), order.pieces.size()}, line->shut <= kGatesInSteps);
+  order.pieces.assign(sealed.begin(), sealed.end());
+  order.gate = flight.gate;
   flight.gate_line = static_cast<std::size_t>(line - gate_lines_.begin());
   order.queue = cuda::gated_queue(flight.gate_line);
   return true;

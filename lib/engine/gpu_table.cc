@@ -53,6 +53,7 @@ Result<std::shared_ptr<cuda::DeviceTable>> Runtime::device_table(const std::shar
     for (ExpertIndex expert = 0; expert < layer->num_experts; ++expert) {
       if (layer->table_views[expert] == 0) continue;
       const cardea_expert_entry_t& entry = layer->table[expert];
+      if (entry.slot < 0) continue;
       const auto lies_in = [&](const SlabRecord& slab) {
         if (!slab.on_device || slab.base.size() != segments) return false;
         for (std::size_t s = 0; s < segments; ++s) {
@@ -63,7 +64,7 @@ Result<std::shared_ptr<cuda::DeviceTable>> Runtime::device_table(const std::shar
       };
       bool on_device = false;
       slabs_.for_each([&](core::SlabNumber, const std::shared_ptr<SlabRecord>& slab) { on_device |= lies_in(*slab); });
-      if (entry.slot < 0 || !on_device) continue;
+      if (!on_device) continue;
       TableRow& row = all.rows.emplace_back();
       row.expert = expert;
       row.slot = entry.slot;

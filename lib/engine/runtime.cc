@@ -51,6 +51,7 @@ Runtime::Runtime(Executor& executor, Observer& observer, RuntimeOptions options)
       core_({.chunk_bytes = options_.chunk_bytes,
              .copy_lane = kNodeCopy,
              .swap = {.peers = 0, .lane = kGpuPull, .uplink_of = {}, .on_device = true},
+             .gate_commands = cuda::kGateCommands,
              .node_ranks = options_.node_ranks,
              .recorder = recorder_.get()},
             lane_limits(options_), options_.cache) {}

@@ -357,5 +357,39 @@ TEST_F(NoGatesTest, NothingIsQueuedBeforeItHasCome) {
   EXPECT_EQ(at.core.counts(number).ready, 0u);
 }
 
+TEST(Gated, GatesOfAllSlabsTakeNoMoreCommandsThanThereAre) {
+  Driver at(
+      {{.chunks = 4}, {.chunks = 2}, {.chunks = 1000, .chunk_bytes = 1 << 20}, {.chunks = 1000, .chunk_bytes = 1 << 20}},
+      {.chunk_bytes = Driver::kChunk, .gate_commands = 10});
+  const LayerNumber layer = at.add_layer({0, 1}, std::vector<ExpertSources>(8, Driver::by_network(1)));
+  at.published_by(layer, 1, 1);
+  const SlabNumber first = at.core.add_slab(2, kUploads, {2, 2, 6}), second = at.core.add_slab(2, kUploads, {2, 2, 4});
+  const auto gated = [&] {
+    std::vector<ExpertIndex> experts;
+    for (const StartChunk& start : at.log) {
+      if (start.gated) experts.push_back(start.expert);
+    }
+    return experts;
+  };
+  at.fetch(into_slots(layer, first, {0, 1}, true));
+  EXPECT_EQ(gated(), std::vector<ExpertIndex>{0}) << "two would take twelve commands";
+  at.fetch(into_slots(layer, second, {2, 3}, true));
+  EXPECT_EQ(gated(), (std::vector<ExpertIndex>{0, 2})) << "six and four are ten";
+  // The GPU passes the first: six are free, of which the other slab's takes four.
+  const ChunkNumber upload = std::find_if(at.log.begin(), at.log.end(), [](const StartChunk& s) { return s.gated; })->chunk;
+  at.core.chunk_queued(upload, at.now);
+  at.flying.at(upload).slot = 0xFFFF;
+  at.look();
+  for (;;) {
+    const auto chunk = std::find_if(at.flying.begin(), at.flying.end(),
+                                    [](const auto& entry) { return entry.second.expert == 0 && !entry.second.gated; });
+    if (chunk == at.flying.end()) break;
+    at.complete(chunk->first);
+  }
+  EXPECT_EQ(gated().size(), 2u) << "open is not passed";
+  at.complete(upload, at.opened.at(upload));
+  EXPECT_EQ(gated().size(), 3u);
+}
+
 }  // namespace
 }  // namespace cardea::core

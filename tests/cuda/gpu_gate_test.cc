@@ -299,6 +299,31 @@ TEST_F(GpuGate, TheFirstLaunchOfALazilyLoadedKernelWhileGatesAreShut) {
   });
 }
 
+TEST_F(GpuGate, MoreExpertsThanOneQueueOfTheDeviceHoldsCommandsFor) {
+  // With a gate for each, copies and waits would be more than twice as many, and the driver would hold up who queues them.
+  const std::vector<std::uint64_t> sizes{4096, 512, 96, 160};
+  reader_and_source(
+      [&](Scene& scene) {
+        ASSERT_EQ(scene.experts.size(), 300u);
+        Stopped source(scene.board.get(kSource));
+        const cardea_fetch_t fetch = scene.layer.fetch(1, scene.experts, scene.gpu.stream());
+        const std::uint32_t ready = info_of(fetch).ready;
+        EXPECT_GT(ready, 0u);
+        EXPECT_LT(ready, 300u);
+        EXPECT_LE(ready * (3 + 2 * sizes.size()), cuda::kGateCommands);
+        EXPECT_TRUE(source.still()) << "queued before anything could come";
+        source.go_on();
+        const std::vector<cardea_view_t> views = drain(fetch);
+        EXPECT_EQ(views.size(), 300u);
+        scene.gpu.synchronize();
+        for (const cardea_view_t& view : views) EXPECT_TRUE(scene.layer.right(view, 1));
+        EXPECT_EQ(cardea_wait(fetch, kPatience), CARDEA_OK) << last_error().message;
+        release(views);
+        CARDEA_MUST(cardea_fetch_destroy(fetch));
+      },
+      {.segments = sizes, .slots = 300});
+}
+
 TEST_F(GpuGate, OneGateByItself) {
   run_ranks(1, [&](unsigned rank) {
     Gpu gpu(rank);

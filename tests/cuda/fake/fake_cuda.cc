@@ -5,7 +5,8 @@
 // It keeps the driver's word in what Cardea depends on: streams run in order and beside one another; events tell of what was
 // recorded last; memory is shared between processes by IPC handles and descriptors and outlives its owner where it is
 // mapped; a gate (cuStreamWaitValue32) stops its stream; and cuMemFree, and the first launch of a kernel, wait for all
-// streams while every other call waits for them, which is how a gate whose opener calls the driver becomes a deadlock.
+// streams while every other call waits for them, which is how a gate whose opener calls the driver becomes a deadlock. A
+// stream takes so many operations and no more, which is how too many behind one gate become another.
 // Compiled with FAKE_CUDA_OLD, it is a driver without stream memory operations.
 //
 //   FAKE_CUDA_DEVICES   how many (default 2)
@@ -177,10 +178,13 @@ void run(CUstream_st& stream) {
   }
 }
 
+constexpr std::size_t kMostQueued = 1021;  // of an H100's; who queues more waits
+
 void enqueue(CUstream_st& of_stream, std::function<void()> work) {
   CUstream_st& stream = *of_stream.queue;
-  const std::scoped_lock held(stream.mutex);
+  std::unique_lock held(stream.mutex);
   if (!stream.thread.joinable()) stream.thread = std::thread([&stream] { run(stream); });
+  stream.changed.wait(held, [&] { return stream.work.size() < kMostQueued; });
   stream.work.push_back(std::move(work));
   stream.changed.notify_all();
 }

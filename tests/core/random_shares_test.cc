@@ -14,6 +14,7 @@ Seen walk(std::uint64_t seeds, bool deaths) {
   });
   EXPECT_GT(sum.pulled, 0u);
   EXPECT_GT(sum.gated, 0u);
+  EXPECT_GT(sum.advanced, 0u);
   EXPECT_GT(sum.failed_gates, 0u);
   EXPECT_GT(sum.pulled_after_gate, 0u) << "what came behind a gate was never pulled by another";
   EXPECT_GT(sum.read, 0u);

@@ -20,7 +20,7 @@ namespace cardea::core {
 
 struct Seen {
   std::uint64_t pulled = 0, gated = 0, failed_gates = 0, pulled_after_gate = 0, deaths = 0, read = 0, failed_copies = 0,
-                versions = 0, finished = 0;
+                versions = 0, finished = 0, advanced = 0;
 };
 
 class SharesWalk {
@@ -62,6 +62,7 @@ class SharesWalk {
     };
     std::map<ViewNumber, Held> views;
     std::map<ChunkNumber, StartChunk> network;  // on the way
+    std::map<ChunkNumber, cache::EntryIndex> gated_from;
     std::deque<StartChunk> to_queue;
     std::vector<std::pair<ChunkNumber, Status>> done;  // not told to the core
     std::set<FetchNumber> read_spoilt;
@@ -351,6 +352,16 @@ class SharesWalk {
     }
     look(gpu);
   }
+  /// That so much of the entry is there.
+  void look_at_entry(const Gpu& gpu, cache::EntryIndex entry, std::uint64_t bytes) {
+    const auto layout = SegmentLayout::make({{"w13", kFirstSegment, 8}, {"w2", kSecondSegment, 8}}).value();
+    std::uint32_t chunk = 0;
+    for (const ChunkRange& range : layout.chunks(layout.all(), kChunk)) {
+      if (range.offset >= bytes) break;
+      EXPECT_TRUE(gpu.cache->done(entry, chunk++)) << "what is said to be there is not";
+      ++seen_.advanced;
+    }
+  }
   void look(Gpu& gpu) {
     for (const Action& action : gpu.core->take_actions()) {
       if (const auto* start = std::get_if<StartChunk>(&action)) {
@@ -360,11 +371,16 @@ class SharesWalk {
           EXPECT_EQ(start->lane, start->peer == kNoRank ? kUpload : kPull);
           EXPECT_FALSE(start->gated && start->peer != kNoRank);
           seen_.gated += start->gated ? 1 : 0;
+          if (start->gated && start->from != cache::kNoEntry) gpu.gated_from[start->chunk] = start->from;
           gpu.to_queue.push_back(*start);
         }
       } else if (const auto* open = std::get_if<OpenGate>(&action)) {
         EXPECT_TRUE(gpu.device.gates.emplace(open->chunk, open->why).second) << "a gate was opened twice";
         seen_.failed_gates += open->why.ok() ? 0 : 1;
+      } else if (const auto* advance = std::get_if<AdvanceGate>(&action)) {
+        EXPECT_FALSE(gpu.device.gates.contains(advance->chunk)) << "it is open";
+        if (const auto from = gpu.gated_from.find(advance->chunk); from != gpu.gated_from.end())
+          look_at_entry(gpu, from->second, advance->bytes);
       } else if (const auto* tell = std::get_if<TellNode>(&action)) {
         for (Rank to = 0; to < kGpus; ++to) {
           if ((tell->to >> to & 1) != 0 && to != gpu.rank && tell->entry != cache::kNoEntry)

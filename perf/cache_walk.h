@@ -2,8 +2,8 @@
 // Whose core is it? Microseconds of host time say little on a machine whose cores are shared: a neighbour on the same
 // physical core takes its caches, and every call costs more. This measures that beside them: the time of a load out of
 // 256 KiB, more than a first-level cache holds and less than a second-level cache does, where each load's address depends on
-// the one before. A core of one's own takes its second-level cache's latency, about 14 cycles; several times that says that
-// somebody else's data is there. One thread at a time.
+// the one before. A core of one's own takes its second-level cache's latency, about 14 cycles; more says that somebody
+// else's data is there. One thread at a time.
 #pragma once
 
 #include <algorithm>

@@ -272,7 +272,7 @@ int run(const Settings& settings) {
       "GPU to GPU, two processes%s. Alone: medians of transfers that are waited for, one by one; loop: of many that are\n"
       "queued, each; GB/s each way. \"of limit\": of %s, %s, waited for or looped alike.\n"
       "\"load\": of the core that \"host\" ran on, ns for each of dependent loads from 256 KiB: some 14 cycles where its\n"
-      "second-level cache is this process's own, several times that where it is shared, and then \"host\" is longer, too.\n"
+      "second-level cache is this process's own, more where others use it, and then \"host\" is longer, too.\n"
       "\"slept\": times that the thread went to sleep in a transfer, for a mutex that another had, or in the driver\n\n",
       settings.network ? ", two nodes over this machine's TCP" : "", limit_name(settings.network),
       settings.network ? "the same between host memories" : "the same copies by hand");

@@ -11,7 +11,13 @@ constexpr ExpertIndex kLocal = 8;  // and from there on: of another GPU of the n
 
 class GatedTest : public testing::Test {
  protected:
-  explicit GatedTest(std::uint32_t slots = 2, GateLimits limits = {2, 2}) {
+  explicit GatedTest(std::uint32_t slots = 2, GateLimits limits = {2, 2},
+                     CoreOptions options = {.chunk_bytes = Driver::kChunk})
+      : at({{.chunks = 4},
+            {.chunks = 2},
+            {.chunks = 1000, .chunk_bytes = 1 << 20},
+            {.chunks = 1000, .chunk_bytes = 1 << 20}},
+           std::move(options)) {
     std::vector<ExpertSources> experts(8, Driver::by_network(1));
     experts.resize(12, {2, {{2, CARDEA_PATH_NODE_GPU, kPulls}}});
     layer = at.add_layer({0, 1, 0}, experts);
@@ -65,8 +71,7 @@ class GatedTest : public testing::Test {
     return gates;
   }
 
-  Driver at{
-      {{.chunks = 4}, {.chunks = 2}, {.chunks = 1000, .chunk_bytes = 1 << 20}, {.chunks = 1000, .chunk_bytes = 1 << 20}}};
+  Driver at;
   LayerNumber layer = 0;
   SlabNumber slab = 0;
 
@@ -357,38 +362,24 @@ TEST_F(NoGatesTest, NothingIsQueuedBeforeItHasCome) {
   EXPECT_EQ(at.core.counts(number).ready, 0u);
 }
 
-TEST(Gated, GatesOfAllSlabsTakeNoMoreCommandsThanThereAre) {
-  Driver at(
-      {{.chunks = 4}, {.chunks = 2}, {.chunks = 1000, .chunk_bytes = 1 << 20}, {.chunks = 1000, .chunk_bytes = 1 << 20}},
-      {.chunk_bytes = Driver::kChunk, .gate_commands = 10});
-  const LayerNumber layer = at.add_layer({0, 1}, std::vector<ExpertSources>(8, Driver::by_network(1)));
-  at.published_by(layer, 1, 1);
-  const SlabNumber first = at.core.add_slab(2, kUploads, {2, 2, 6}), second = at.core.add_slab(2, kUploads, {2, 2, 4});
-  const auto gated = [&] {
-    std::vector<ExpertIndex> experts;
-    for (const StartChunk& start : at.log) {
-      if (start.gated) experts.push_back(start.expert);
-    }
-    return experts;
-  };
-  at.fetch(into_slots(layer, first, {0, 1}, true));
-  EXPECT_EQ(gated(), std::vector<ExpertIndex>{0}) << "two would take twelve commands";
+class FewCommands : public GatedTest {
+ protected:
+  FewCommands() : GatedTest(2, {2, 2, 6}, {.chunk_bytes = Driver::kChunk, .gate_commands = 10}) {}
+};
+
+TEST_F(FewCommands, GatesOfAllSlabsTakeNoMoreThanThereAre) {
+  const SlabNumber second = at.core.add_slab(2, kUploads, {2, 2, 4});
+  fetch({0, 1});
+  EXPECT_TRUE(gated(0));
+  EXPECT_FALSE(gated(1)) << "two would take twelve";
   at.fetch(into_slots(layer, second, {2, 3}, true));
-  EXPECT_EQ(gated(), (std::vector<ExpertIndex>{0, 2})) << "six and four are ten";
-  // The GPU passes the first: six are free, of which the other slab's takes four.
-  const ChunkNumber upload = std::find_if(at.log.begin(), at.log.end(), [](const StartChunk& s) { return s.gated; })->chunk;
-  at.core.chunk_queued(upload, at.now);
-  at.flying.at(upload).slot = 0xFFFF;
-  at.look();
-  for (;;) {
-    const auto chunk = std::find_if(at.flying.begin(), at.flying.end(),
-                                    [](const auto& entry) { return entry.second.expert == 0 && !entry.second.gated; });
-    if (chunk == at.flying.end()) break;
-    at.complete(chunk->first);
-  }
-  EXPECT_EQ(gated().size(), 2u) << "open is not passed";
-  at.complete(upload, at.opened.at(upload));
-  EXPECT_EQ(gated().size(), 3u);
+  EXPECT_TRUE(gated(2)) << "six and four are ten";
+  EXPECT_FALSE(gated(3));
+  queue_all();
+  arrives(0);
+  EXPECT_FALSE(gated(1) || gated(3)) << "open is not passed";
+  copied(0);
+  EXPECT_NE(gated(1), gated(3)) << "six are free";
 }
 
 }  // namespace

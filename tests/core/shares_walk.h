@@ -72,6 +72,10 @@ class SharesWalk {
     std::optional<Version> finished;
   };
 
+  static SegmentLayout layout() {
+    return SegmentLayout::make({{"w13", kFirstSegment, 8}, {"w2", kSecondSegment, 8}}).value();
+  }
+
   // ---- set-up
   void make(Rank rank, bool pinned, cache::LocalMask mapped) {
     Gpu& gpu = gpus_[rank];
@@ -89,10 +93,7 @@ class SharesWalk {
     const LaneLimits whole{.chunks = 1000, .chunk_bytes = 1 << 20};
     gpu.core = std::make_unique<Core>(options, std::vector<LaneLimits>{{.chunks = 2}, whole, whole, {.chunks = 4}},
                                       gpu.cache.get());
-    gpu.layer = gpu.core->add_layer({7,
-                                     Membership(rank, {0, 1, 2, 3, 4, 5}, {0, 0, 0, 0, 1, 1}),
-                                     SegmentLayout::make({{"w13", kFirstSegment, 8}, {"w2", kSecondSegment, 8}}).value(),
-                                     {1, 7}});
+    gpu.layer = gpu.core->add_layer({7, Membership(rank, {0, 1, 2, 3, 4, 5}, {0, 0, 0, 0, 1, 1}), layout(), {1, 7}});
     std::vector<ExpertSources> experts;
     for (ExpertIndex e = 0; e < kExperts; ++e) {
       if (e % 2 == 0) {
@@ -354,9 +355,9 @@ class SharesWalk {
   }
   /// That so much of the entry is there.
   void look_at_entry(const Gpu& gpu, cache::EntryIndex entry, std::uint64_t bytes) {
-    const auto layout = SegmentLayout::make({{"w13", kFirstSegment, 8}, {"w2", kSecondSegment, 8}}).value();
+    const SegmentLayout expert = layout();
     std::uint32_t chunk = 0;
-    for (const ChunkRange& range : layout.chunks(layout.all(), kChunk)) {
+    for (const ChunkRange& range : expert.chunks(expert.all(), kChunk)) {
       if (range.offset >= bytes) break;
       EXPECT_TRUE(gpu.cache->done(entry, chunk++)) << "what is said to be there is not";
       ++seen_.advanced;
